@@ -11,6 +11,7 @@ use super::discover::{Cache, is_replaced};
 use crate::fs::temp_file::{is_replacement, remove_stale, stale_names};
 use crate::fs::{DirEntry, Directory, remove_if_present};
 use crate::manifest::{self, Manifest};
+use crate::remote::local_dir::{self, is_local_dir};
 use crate::segment::{is_foreign, is_segment, visit_with_replacements};
 
 /// What [`clear`] removed, or would remove.
@@ -20,7 +21,7 @@ pub struct ClearReport {
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether the directory is gone too. It stays while a process writes to it, if it holds other
+    /// Whether the directory is gone too. It stays while a process writes to it or uploads rows, if it holds other
     /// files, or if its parent directory is not writable.
     pub directory_removed: bool,
     /// Files that could not be removed, with the error of each.
@@ -89,8 +90,8 @@ fn remove_segment(dir: &dyn Directory, name: &str, dry_run: bool) -> io::Result<
     Ok(is_removed.then_some(file.map_or(0, |file| file.len)))
 }
 
-/// Whether a directory holds nothing but segments, files that are about to replace some, a manifest and temporary
-/// files of crashed writers, so that [`remove_empty`] removes it when these are gone.
+/// Whether a directory holds nothing but segments, files that are about to replace some, a manifest, temporary files of
+/// crashed writers and local directories of remote tiers, so that [`remove_empty`] removes it when these are gone.
 pub(super) fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
     let stale = stale_names(dir, |_, error| Err(error))?;
     let stale: HashSet<String> = stale.into_iter().collect();
@@ -105,6 +106,7 @@ pub(super) fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
                 Err(error) if error.kind() == ErrorKind::NotFound => true,
                 is_foreign => !is_foreign?,
             },
+            _ if is_local_dir(&entry) => local_dir::holds_nothing_else(dir, &entry.name)?,
             Some(name) => is_replacement(name) || stale.contains(name),
             None => false,
         };
@@ -123,8 +125,14 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
         entries => entries?,
     };
-    if !entries.iter().all(is_manifest) {
+    let (local_dirs, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_local_dir);
+    if !others.iter().all(is_manifest) {
         return Ok(false);
+    }
+    for entry in local_dirs {
+        if !local_dir::remove(&**dir, &entry.name)? {
+            return Ok(false);
+        }
     }
     // If the parent directory is not writable, the system reports that before it looks into this one:
     // then the manifest stays too.

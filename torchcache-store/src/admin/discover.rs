@@ -14,6 +14,7 @@ use crate::fs::permissions;
 use crate::fs::temp_file::is_temp;
 use crate::fs::{Directory, DirectoryId, FileSystem, Metadata, Os, file_names};
 use crate::manifest::{self, Manifest};
+use crate::remote::local_dir::is_local_dir;
 use crate::segment::{
     SegmentError, SegmentReader, has_flipped_version, is_foreign, segment_names, visit_segments,
 };
@@ -186,7 +187,7 @@ impl Root {
         };
         let opened = self.place.open()?;
         for entry in opened.list()? {
-            if entry.is_file {
+            if entry.is_file || is_local_dir(&entry) {
                 continue;
             }
             let mut place = self.place.within(&opened, &entry.name);
@@ -226,7 +227,10 @@ pub fn name_text(name: &OsStr) -> String {
 /// Whether a directory is that of a cache, judging by the names in it.
 fn holds_cache(dir: &dyn Directory) -> io::Result<bool> {
     let is_manifest = dir.stat(manifest::FILE.as_ref()).is_ok_and(|it| it.is_file);
-    Ok(is_manifest || !segment_names(dir)?.is_empty() || !file_names(dir, is_temp)?.is_empty())
+    Ok(is_manifest
+        || !segment_names(dir)?.is_empty()
+        || !file_names(dir, is_temp)?.is_empty()
+        || dir.list()?.iter().any(is_local_dir))
 }
 
 impl Cache {

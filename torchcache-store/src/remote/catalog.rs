@@ -1,27 +1,24 @@
-//! Which segments the remote has, and which row is where: the set of live segments, and the index over their rows.
+//! Which segments the remote has: when that is found out, and by which requests.
 //!
-//! One thread at a time has `scan`, during its requests. The locks `live` and `schedule` are held for memory operations
-//! only, and lookups take no others; under `live`, `shadowed_by` of a segment may be
-//! taken.
+//! One thread at a time has `scan`, during its requests. The lock `schedule` is held for memory operations only.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::client::{Caller, Client};
 use super::exclusive::Exclusive;
 use super::footers::FooterFiles;
+use super::live::RemoteRows;
 use super::name::{self, Layout, ObjectName};
 use super::object_store::{ObjectError, ObjectErrorKind, RangeRead};
 use super::segment::{RemoteRow, RemoteSegment};
 use super::time;
 use super::warnings::Warning;
-use crate::catalog::index::{Index, IndexEntry, Inserted, PARTITIONS, by_partition};
 use crate::key::{Key, fingerprint};
 use crate::segment::{Footer, SegmentError};
-use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How long after a refresh the next one may come, at first and at most. It doubles while nothing changes.
 const MIN_INTERVAL: Duration = Duration::from_secs(30);
@@ -51,27 +48,8 @@ const MAX_ATTEMPTS: u8 = 3;
 /// The most rows of a segment that are read again after their records were damaged.
 const MAX_DOUBTED: usize = 1 << 16;
 
-/// So many rows are superseded under one lock.
-const SUPERSEDED_AT_ONCE: usize = 1 << 12;
-
 /// So many footers are requested together; after a failure of all of them no more are.
 const FOOTERS_AT_ONCE: usize = 64;
-
-/// What lookups use.
-#[derive(Debug)]
-struct LiveSet {
-    segments: HashMap<u32, Arc<RemoteSegment>>,
-    names: HashMap<ObjectName, u32>,
-    /// Objects that were seen to be gone. Their names are unique, so they do not come back.
-    gone: HashSet<ObjectName>,
-    index: Index,
-    /// Whether the index has entries of segments that are not live.
-    has_dead_entries: bool,
-    /// Rows whose copies are not used any more, by their fingerprints: with the number of the call.
-    superseded: HashMap<u64, u64>,
-    /// How many calls there were.
-    supersessions: u64,
-}
 
 /// What is known of the objects.
 #[derive(Debug, Default)]
@@ -106,8 +84,7 @@ pub(super) struct RemoteCatalog {
     pub(super) layout: Layout,
     footers: FooterFiles,
     max_rows: usize,
-    next_id: AtomicU32,
-    live: RwLock<LiveSet>,
+    pub(super) rows: RemoteRows,
     scan: Exclusive<Scan>,
     schedule: Mutex<Schedule>,
     /// The first refresh ended.
@@ -136,16 +113,7 @@ impl RemoteCatalog {
             layout,
             footers,
             max_rows,
-            next_id: AtomicU32::new(1),
-            live: RwLock::new(LiveSet {
-                segments: HashMap::new(),
-                names: HashMap::new(),
-                gone: HashSet::new(),
-                index: Index::new(),
-                has_dead_entries: false,
-                superseded: HashMap::new(),
-                supersessions: 0,
-            }),
+            rows: RemoteRows::default(),
             scan: Exclusive::new(Scan::default()),
             schedule: Mutex::new(Schedule {
                 last: None,
@@ -158,121 +126,17 @@ impl RemoteCatalog {
         }
     }
 
-    fn live(&self) -> RwLockReadGuard<'_, LiveSet> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change_live<T>(&self, change: impl FnOnce(&mut LiveSet) -> T) -> T {
-        change(&mut self.live.write().unwrap_or_else(PoisonError::into_inner))
-    }
-
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many segments are live.
-    pub(super) fn segment_count(&self) -> usize {
-        self.live().segments.len()
-    }
-
-    /// How many entries the index has.
-    pub(super) fn indexed_rows(&self) -> usize {
-        self.live().index.len()
-    }
-
     /// Where the rows of these keys are, as far as it is known. A row that is missing asks for a refresh.
     pub(super) fn locate(&self, keys: &[Key]) -> Vec<Option<RemoteRow>> {
-        let rows = self.find(keys);
+        let rows = self.rows.find(keys);
         if rows.iter().any(Option::is_none) {
             self.schedule().is_wanted = true;
         }
         rows
-    }
-
-    fn find(&self, keys: &[Key]) -> Vec<Option<RemoteRow>> {
-        let LiveSet {
-            segments,
-            index,
-            superseded,
-            ..
-        } = &*self.live();
-        // All entries first: these lookups are independent, so their cache misses overlap.
-        let entries: Vec<Option<&IndexEntry>> = keys.iter().map(|key| index.get(key)).collect();
-        let rows = keys.iter().zip(entries).map(|(key, entry)| {
-            let entry = entry?;
-            let row = RemoteRow::new(segments.get(&entry.segment)?, entry.row(key)?)?;
-            (!superseded.contains_key(&fingerprint(key))).then_some(row)
-        });
-        rows.collect()
-    }
-
-    /// Has no copy of these rows used that the remote has, or gets from others, until this process put one.
-    pub(super) fn supersede(&self, keys: &[Key]) {
-        let call = self.change_live(|live| {
-            live.supersessions += 1;
-            live.supersessions
-        });
-        // A part at a time, so that lookups come in between.
-        for keys in keys.chunks(SUPERSEDED_AT_ONCE) {
-            self.change_live(|live| {
-                let rows = keys.iter().map(|key| (fingerprint(key), call));
-                live.superseded.extend(rows);
-            });
-        }
-    }
-
-    /// How many calls of [`supersede`](Self::supersede) there were.
-    pub(super) fn supersessions(&self) -> u64 {
-        self.live().supersessions
-    }
-
-    /// Those of the keys whose copies are not used, each with the number of the call that superseded it, and the time
-    /// in the newest name of a segment with such a copy.
-    pub(super) fn superseded(&self, keys: &[Key]) -> (HashMap<Key, u64>, u64) {
-        let LiveSet {
-            segments,
-            index,
-            superseded,
-            ..
-        } = &*self.live();
-        let mut newest = 0;
-        let rows = keys.iter().filter_map(|key| {
-            let call = superseded.get(&fingerprint(key))?;
-            let segment = index.get(key).and_then(|it| segments.get(&it.segment));
-            newest = newest.max(segment.map_or(0, |segment| segment.name.nanos));
-            Some((*key, *call))
-        });
-        (rows.collect(), newest)
-    }
-
-    /// Has the rows used again that this process put after it had seen so many calls of
-    /// [`supersede`](Self::supersede).
-    fn reinstate(&self, footer: &Footer, supersessions: u64) {
-        if self.live().superseded.is_empty() {
-            return;
-        }
-        self.change_live(|live| {
-            for row in footer.rows() {
-                let fingerprint = fingerprint(&row.key);
-                if live
-                    .superseded
-                    .get(&fingerprint)
-                    .is_some_and(|call| *call <= supersessions)
-                {
-                    live.superseded.remove(&fingerprint);
-                }
-            }
-        });
-    }
-
-    /// Those of the keys whose rows need not be put: the remote has them, and none was seen to be damaged.
-    pub(super) fn present(&self, keys: &[Key]) -> HashSet<Key> {
-        let is_sound = |row: &RemoteRow| {
-            let RemoteRow { segment, row, .. } = row;
-            !segment.doubted().contains(&fingerprint(&row.key))
-        };
-        let rows = self.find(keys).into_iter().flatten().filter(is_sound);
-        rows.map(|row| row.row.key).collect()
     }
 
     /// Waits until the first refresh has ended, well or not, at most until the deadline. Returns whether it has.
@@ -392,13 +256,9 @@ impl RemoteCatalog {
         let after = self.layout.segments_since(since, LIST_MARGIN);
         let listed = self.list(scan, Some(after), until)?;
         let is_new = {
-            let live = self.live();
-            let is_known = |name: &ObjectName| {
-                scan.listed.contains_key(name)
-                    || live.names.contains_key(name)
-                    || live.gone.contains(name)
-            };
-            !listed.keys().all(is_known)
+            let is_known = |name: &ObjectName| scan.listed.contains_key(name);
+            let new: Vec<&ObjectName> = listed.keys().filter(|name| !is_known(name)).collect();
+            !self.rows.know(&new)
         };
         scan.listed.extend(listed);
         bound(&mut scan.listed);
@@ -408,16 +268,16 @@ impl RemoteCatalog {
     /// Lists all segments, and detaches those that are gone. Returns whether anything changed.
     fn list_all(&self, scan: &mut Scan, until: Instant) -> Result<bool, ObjectError> {
         // Those that this process adds meanwhile may be missing in the listing.
-        let before: HashSet<ObjectName> = self.live().names.keys().copied().collect();
+        let before = self.rows.names();
         let listed = self.list(scan, None, until)?;
         let gone = before.iter().filter(|name| !listed.contains_key(name));
         let gone: Vec<ObjectName> = gone.copied().collect();
         let is_known = |name: &ObjectName| scan.listed.contains_key(name) || before.contains(name);
         let has_changed = !gone.is_empty() || !listed.keys().all(is_known);
-        self.detach(&gone);
-        self.change_live(|live| live.gone.retain(|name| listed.contains_key(name)));
+        self.rows.detach(&gone);
+        self.rows.forget_gone(|name| !listed.contains_key(name));
         scan.attempts.retain(|name, _| listed.contains_key(name));
-        let live: HashSet<ObjectName> = self.live().names.keys().copied().collect();
+        let live = self.rows.names();
         self.footers
             .retain(|name| listed.contains_key(name) || live.contains(name));
         scan.listed = listed;
@@ -495,15 +355,7 @@ impl RemoteCatalog {
 
     /// Which segments have to be indexed, from the newest on.
     fn choose(&self, scan: &Scan) -> Vec<Load> {
-        let (live, gone) = {
-            let live = self.live();
-            let segments: HashMap<ObjectName, Arc<RemoteSegment>> = live
-                .segments
-                .values()
-                .map(|segment| (segment.name, segment.clone()))
-                .collect();
-            (segments, live.gone.clone())
-        };
+        let (live, gone) = self.rows.segments();
         let mut all: BTreeMap<ObjectName, u64> = scan.listed.clone();
         all.extend(live.iter().map(|(name, segment)| (*name, segment.size)));
         let is_readable = |name: &ObjectName| {
@@ -524,8 +376,8 @@ impl RemoteCatalog {
                 }),
             }
         }
-        self.detach(&beyond);
-        self.sweep();
+        self.rows.detach(&beyond);
+        self.rows.sweep();
         loads
     }
 
@@ -564,8 +416,8 @@ impl RemoteCatalog {
 
     fn index(&self, load: &Load, footer: &Footer) {
         match &load.segment {
-            Some(segment) => self.index_rows(segment, footer),
-            None => self.insert(load.name, load.size, footer),
+            Some(segment) => self.rows.index(segment, footer),
+            None => self.rows.insert(load.name, load.size, footer),
         }
     }
 
@@ -580,91 +432,46 @@ impl RemoteCatalog {
         supersessions: u64,
     ) {
         self.footers.keep(&name, tail);
-        if self.indexed_rows() + footer.row_count() <= self.max_rows {
-            self.insert(name, size, footer);
-            self.reinstate(footer, supersessions);
+        if self.rows.len() + footer.row_count() <= self.max_rows {
+            self.rows.insert(name, size, footer);
+            self.rows.reinstate(footer, supersessions);
         }
     }
 
-    fn insert(&self, name: ObjectName, size: u64, footer: &Footer) {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let segment = RemoteSegment::new(id, name, size, footer.groups().to_vec());
-        let segment = Arc::new(segment);
-        let is_new = self.change_live(|live| {
-            let is_new = !live.names.contains_key(&name) && !live.gone.contains(&name);
-            if is_new {
-                live.names.insert(name, segment.id);
-                live.segments.insert(segment.id, segment.clone());
+    /// The rows that are read from a segment. Its footer is read again where it is not on the local disk.
+    pub(super) fn rows_of(
+        &self,
+        segment: &RemoteSegment,
+        until: Instant,
+    ) -> Result<Vec<RemoteRow>, ObjectError> {
+        let RemoteSegment { name, size, .. } = segment;
+        let footer = match self.footers.load(name, *size) {
+            Some(footer) => footer,
+            None => {
+                let read = RangeRead {
+                    key: self.layout.segment(name),
+                    range: size - name.tail_bytes()..*size,
+                };
+                let mut tail = Err(ObjectErrorKind::TimedOut.into());
+                let done = |_, read| tail = read;
+                self.client.read(Caller::Background, &[read], until, done);
+                let corrupt = |error| ObjectError::new(ObjectErrorKind::Other, error);
+                Footer::from_tail(&tail?, *size).map_err(corrupt)?
             }
-            is_new
-        });
-        if is_new {
-            self.index_rows(&segment, footer);
-        }
-    }
-
-    /// Points the index at those rows of a segment that no newer live segment has: where a row was removed and computed
-    /// again, the newest copy is the one that everyone reads.
-    fn index_rows(&self, segment: &RemoteSegment, footer: &Footer) {
-        segment.set_unshadowed(false);
-        let mut inserted = Inserted::default();
-        let older = RefCell::new(HashSet::new());
-        by_partition(segment.id, footer.rows(), |number, entries| {
-            self.change_live(
-                |LiveSet {
-                     segments, index, ..
-                 }| {
-                    let is_newer = |id| match segments.get(&id) {
-                        Some(other) if other.name > segment.name => true,
-                        Some(_) => {
-                            older.borrow_mut().insert(id);
-                            false
-                        }
-                        None => false,
-                    };
-                    index
-                        .partition(number)
-                        .insert(entries, is_newer, &mut inserted);
-                },
-            );
-        });
-        let newer: Vec<u32> = inserted.shadowed_by.into_keys().collect();
-        segment.shadowed_by().extend(newer.iter().copied());
-        let live = self.live();
-        // Where one was detached in between, the rows are indexed again.
-        if newer.iter().any(|id| !live.segments.contains_key(id)) {
-            segment.set_unshadowed(true);
-        }
-        for other in older.borrow().iter().filter_map(|id| live.segments.get(id)) {
-            other.shadowed_by().insert(segment.id);
-            if !live.segments.contains_key(&segment.id) {
-                other.set_unshadowed(true);
-            }
-        }
+        };
+        let keys: Vec<Key> = footer.rows().map(|row| row.key).collect();
+        let mut rows: Vec<RemoteRow> = self.rows.find(&keys).into_iter().flatten().collect();
+        rows.retain(|row| row.segment.id == segment.id);
+        Ok(rows)
     }
 
     /// An object was seen to be gone: its segment is detached, and everything is listed soon.
     pub(super) fn note_gone(&self, name: &ObjectName) {
-        self.change_live(|live| live.gone.insert(*name));
-        self.detach(std::slice::from_ref(name));
+        self.rows.note_gone(*name);
         let mut schedule = self.schedule();
         schedule.is_wanted = true;
         schedule.is_full_wanted = true;
         schedule.interval = MIN_INTERVAL;
-    }
-
-    /// Takes segments out of the set. Their entries in the index are dead from then on.
-    fn detach(&self, names: &[ObjectName]) {
-        self.change_live(|live| {
-            for name in names {
-                let Some(id) = live.names.remove(name) else {
-                    continue;
-                };
-                live.segments.remove(&id);
-                live.has_dead_entries = true;
-                unshadow(&live.segments, id);
-            }
-        });
     }
 
     /// The record of a row was not the one that was written. It may have been damaged on the way; at the second time it
@@ -679,38 +486,7 @@ impl RemoteCatalog {
                 return;
             }
         }
-        self.change_live(|live| {
-            if live.index.remove(&row.key, segment.id) {
-                unshadow(&live.segments, segment.id);
-            }
-        });
-    }
-
-    /// Removes the entries of segments that are not live.
-    fn sweep(&self) {
-        if !self.change_live(|live| std::mem::take(&mut live.has_dead_entries)) {
-            return;
-        }
-        for number in 0..PARTITIONS {
-            self.change_live(
-                |LiveSet {
-                     segments, index, ..
-                 }| {
-                    index
-                        .partition(number)
-                        .sweep(|id| segments.contains_key(&id));
-                },
-            );
-        }
-    }
-}
-
-/// Has rows indexed again that a segment shadowed.
-fn unshadow(segments: &HashMap<u32, Arc<RemoteSegment>>, id: u32) {
-    for segment in segments.values() {
-        if segment.shadowed_by().contains(&id) {
-            segment.set_unshadowed(true);
-        }
+        self.rows.remove(&row.key, segment.id);
     }
 }
 

@@ -1,12 +1,13 @@
 //! Fetching rows: few requests for many rows, and each row checked.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::catalog::RemoteCatalog;
 use super::client::{Caller, Client};
 use super::object_store::RangeRead;
-use super::segment::RemoteRow;
+use super::segment::{RemoteRow, RemoteSegment};
 use crate::segment::{CHECKSUM_LEN, Decoder, SegmentError, read_record};
 
 /// Bytes between two rows that are fetched with them: a request takes as long as so many bytes.
@@ -55,10 +56,13 @@ pub(crate) fn plan(rows: impl Iterator<Item = (u32, Range<u64>)>) -> Vec<Request
 }
 
 /// Reads rows into buffers of their lengths, and returns for each whether it was read. Those that did not arrive before
-/// the deadline are misses. After a miss the content of a buffer is unspecified.
+/// the deadline are misses. After a miss the content of a buffer is unspecified. `answered` gets the segment of each
+/// request that was answered, and its bytes.
 pub(super) fn fetch(
     client: &Client,
     catalog: &RemoteCatalog,
+    caller: Caller,
+    mut answered: impl FnMut(&Arc<RemoteSegment>, u64),
     rows: &[RemoteRow],
     out: &mut [&mut [u8]],
     deadline: Instant,
@@ -79,11 +83,14 @@ pub(super) fn fetch(
     });
     let reads: Vec<RangeRead> = reads.collect();
     let mut decoder = Decoder::default();
-    client.read(Caller::Call, &reads, deadline, |n, read| {
+    client.read(caller, &reads, deadline, |n, read| {
         let Request { range, rows: those } = &requests[n];
         let those = &order[those.clone()];
         let body = match read {
-            Ok(body) => body,
+            Ok(body) => {
+                answered(&rows[those[0]].segment, range.end - range.start);
+                body
+            }
             Err(error) => {
                 if error.is_not_found() {
                     catalog.note_gone(&rows[those[0]].segment.name);

@@ -57,11 +57,7 @@ impl FooterFiles {
     /// Removes the files of objects that `is_kept` does not know, and what kills left of writing them.
     pub(super) fn retain(&self, is_kept: impl Fn(&ObjectName) -> bool) {
         let Ok(dir) = self.open(false) else { return };
-        let is_gone = |file: &str| {
-            let name = file.strip_suffix(FOOTER_SUFFIX);
-            let name = name.and_then(|name| ObjectName::parse(&format!("{name}{SUFFIX}")));
-            name.is_some_and(|name| !is_kept(&name))
-        };
+        let is_gone = |file: &str| object_name(file).is_some_and(|name| !is_kept(&name));
         for file in file_names(&*dir, is_gone).unwrap_or_default() {
             let _ = remove_if_present(&*dir, file);
         }
@@ -71,4 +67,15 @@ impl FooterFiles {
 
 fn file_name(name: &ObjectName) -> String {
     name.to_string().replace(SUFFIX, FOOTER_SUFFIX)
+}
+
+/// The object that a file is of.
+fn object_name(file_name: &str) -> Option<ObjectName> {
+    let name = file_name.strip_suffix(FOOTER_SUFFIX)?;
+    ObjectName::parse(&format!("{name}{SUFFIX}"))
+}
+
+/// Whether a file name is that of a footer.
+pub(super) fn is_footer(file_name: &str) -> bool {
+    object_name(file_name).is_some()
 }

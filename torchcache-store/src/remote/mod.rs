@@ -51,6 +51,9 @@ mod client;
 mod exclusive;
 mod fetch;
 mod footers;
+mod live;
+pub(crate) mod local_dir;
+mod marking;
 mod name;
 mod name_list;
 mod object_store;
@@ -60,6 +63,7 @@ mod segment;
 mod test_clock;
 mod time;
 mod upload;
+mod wanted;
 mod warnings;
 
 use std::path::PathBuf;
@@ -68,9 +72,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use self::catalog::RemoteCatalog;
-use self::client::Client;
+use self::client::{Caller, Client};
 use self::footers::FooterFiles;
+use self::marking::ReadMarking;
+use self::segment::RemoteSegment;
 use self::upload::{Remotes, Uploads};
+use self::wanted::WantedSegments;
 use self::warnings::{Warning, Warnings};
 use crate::fs::FileSystem;
 use crate::key::Key;
@@ -91,6 +98,10 @@ pub(crate) use time::nanos;
 pub use time::{Clock, SystemClock};
 pub(crate) use upload::{OBJECT_BYTES, SMALL_BYTES, has_room};
 pub use upload::{Pushed, RecordSource, RemoteFlushError, StoredRecord, UploadCounts};
+pub use wanted::WantedSegment;
+
+/// How long a request for the rest of a segment, or for a manifest, may take.
+const FILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a process does with the rows of a remote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -115,8 +126,10 @@ pub struct RemoteConfig {
     pub prefix: String,
     /// The module hash, as the name of the local directory has it.
     pub module_hash: String,
-    /// The local directory for footers. Nothing else may be in it.
+    /// The local directory for footers, each in a file whose name ends with `.footer`.
     pub footer_dir: PathBuf,
+    /// The number of this machine in its [read marks](ReadMark); `None` to put none.
+    pub machine: Option<u64>,
     /// The most rows of the index, which takes up to 64 bytes for each.
     pub max_rows: usize,
     /// The most rows that wait for their upload: 64 bytes each.
@@ -134,6 +147,7 @@ impl RemoteConfig {
             prefix: prefix.to_owned(),
             module_hash: module_hash.to_owned(),
             footer_dir,
+            machine: None,
             max_rows: 1 << 24,
             max_pending_rows: 1 << 20,
             max_pending_bytes: 4 << 30,
@@ -150,6 +164,8 @@ pub struct RemoteStats {
     pub hits: u64,
     /// Rows that were located, but not read.
     pub unread: u64,
+    /// Rows that were fetched with the rest of their segments.
+    pub filled: u64,
     /// Rows and footers whose bytes are not those that were written.
     pub corrupt: u64,
     /// Segments that rows are read from.
@@ -171,8 +187,11 @@ pub struct Remote {
     client: Arc<Client>,
     catalog: RemoteCatalog,
     uploads: Uploads,
+    wanted: WantedSegments,
+    marking: ReadMarking,
     hits: AtomicU64,
     unread: AtomicU64,
+    filled: AtomicU64,
 }
 
 impl Remote {
@@ -189,6 +208,7 @@ impl Remote {
             prefix,
             module_hash,
             footer_dir,
+            machine,
             max_rows,
             max_pending_rows,
             max_pending_bytes,
@@ -206,7 +226,10 @@ impl Remote {
             ),
             client,
             uploads: Uploads::new(max_pending_rows, max_pending_bytes),
+            wanted: WantedSegments::default(),
+            marking: ReadMarking::new(machine.filter(|_| mode == RemoteMode::ReadWrite)),
             hits: AtomicU64::new(0),
+            filled: AtomicU64::new(0),
             unread: AtomicU64::new(0),
         }
     }
@@ -229,12 +252,65 @@ impl Remote {
     /// Reads rows into buffers of their lengths, and returns for each whether it was read: not those that are gone or
     /// damaged, or did not arrive before the deadline. Their buffers may have been written to.
     pub fn read(&self, rows: &[RemoteRow], out: &mut [&mut [u8]], deadline: Instant) -> Vec<bool> {
-        let ok = fetch::fetch(&self.client, &self.catalog, rows, out, deadline);
+        let today = self.marking.today(&self.client);
+        let answered = |segment: &Arc<RemoteSegment>, bytes| {
+            self.wanted.note_request(segment, bytes);
+            self.marking.note_read(segment, today);
+        };
+        let (client, catalog) = (&self.client, &self.catalog);
+        let ok = fetch::fetch(client, catalog, Caller::Call, answered, rows, out, deadline);
         let hits = ok.iter().filter(|ok| **ok).count();
         self.hits.fetch_add(hits as u64, Ordering::Relaxed);
         let unread = (ok.len() - hits) as u64;
         self.unread.fetch_add(unread, Ordering::Relaxed);
         ok
+    }
+
+    /// A segment of which calls read much. Each is returned once.
+    pub fn take_wanted(&self) -> Option<WantedSegment> {
+        self.wanted.take()
+    }
+
+    /// The rows that are read from a segment, in its order. Makes at most one request.
+    ///
+    /// # Errors
+    /// Why its row table cannot be read.
+    pub fn rows_of(&self, wanted: &WantedSegment) -> Result<Vec<RemoteRow>, ObjectError> {
+        let until = self.client.clock.now() + FILL_TIMEOUT;
+        self.catalog.rows_of(&wanted.0, until)
+    }
+
+    /// Reads rows of a wanted segment, as [`read`](Self::read) does. They are no hits.
+    pub fn fill(&self, rows: &[RemoteRow], out: &mut [&mut [u8]]) -> Vec<bool> {
+        let until = self.client.clock.now() + FILL_TIMEOUT;
+        let (client, catalog) = (&self.client, &self.catalog);
+        let ok = fetch::fetch(
+            client,
+            catalog,
+            Caller::Background,
+            |_, _| {},
+            rows,
+            out,
+            until,
+        );
+        let filled = ok.iter().filter(|ok| **ok).count();
+        self.filled.fetch_add(filled as u64, Ordering::Relaxed);
+        ok
+    }
+
+    /// Puts the manifest of the cache, unless the remote has one. It is for information only.
+    ///
+    /// # Errors
+    /// Why it is not known whether the remote has one.
+    pub fn put_manifest(&self, json: Vec<u8>) -> Result<(), ObjectError> {
+        let (key, until) = (
+            self.catalog.layout.manifest(),
+            self.client.clock.now() + FILL_TIMEOUT,
+        );
+        match self.client.put_new(&key, &Arc::new(json), until) {
+            Err(error) if error.kind == ObjectErrorKind::AlreadyExists => Ok(()),
+            put => put,
+        }
     }
 
     /// Has rows uploaded that this process computed: their keys, and the lengths of their stored values. Returns those
@@ -245,7 +321,7 @@ impl Remote {
         }
         let mut count = 0;
         let rows = rows.into_iter().inspect(|_| count += 1);
-        let (now, supersessions) = (self.client.clock.now(), self.catalog.supersessions());
+        let (now, supersessions) = (self.client.clock.now(), self.catalog.rows.supersessions());
         let pushed = self.uploads.push(now, supersessions, rows);
         if count > pushed.rows.len() {
             let reason = format_args!(
@@ -268,7 +344,7 @@ impl Remote {
     ///
     /// To be called once the rows are removed where the [`RecordSource`] finds them.
     pub fn supersede(&self, keys: &[Key]) {
-        self.catalog.supersede(keys);
+        self.catalog.rows.supersede(keys);
     }
 
     /// Does what is due in the background: refreshes the catalog, uploads rows from `source`, and sees whether a store
@@ -290,6 +366,8 @@ impl Remote {
             self.catalog.refresh_if_due();
         }
         self.uploads.work(self.remotes(source), is_ending);
+        self.marking
+            .work(&self.client, &self.catalog.layout, is_ending);
     }
 
     /// Uploads all rows that were pushed before. When it returns `Ok`, the remote has them until they are removed from
@@ -315,7 +393,9 @@ impl Remote {
         source: &dyn RecordSource,
         timeout: Duration,
     ) -> Result<(), RemoteFlushError> {
-        self.uploads.flush(self.remotes(source), timeout, true)
+        let finished = self.uploads.flush(self.remotes(source), timeout, true);
+        self.marking.work(&self.client, &self.catalog.layout, true);
+        finished
     }
 
     fn remotes<'a>(&'a self, source: &'a dyn RecordSource) -> Remotes<'a> {
@@ -332,9 +412,10 @@ impl Remote {
             requests: self.client.counts(),
             hits: self.hits.load(Ordering::Relaxed),
             unread: self.unread.load(Ordering::Relaxed),
+            filled: self.filled.load(Ordering::Relaxed),
             corrupt: self.catalog.corrupt.load(Ordering::Relaxed),
-            segments: self.catalog.segment_count() as u64,
-            indexed_rows: self.catalog.indexed_rows() as u64,
+            segments: self.catalog.rows.segment_count() as u64,
+            indexed_rows: self.catalog.rows.len() as u64,
             uploads: self.uploads.counts(),
             breaker: self.client.breaker(),
         }

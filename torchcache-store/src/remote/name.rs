@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use super::read_marks::ReadMark;
 use crate::fs::temp_file::SUFFIX;
 use crate::manifest;
 use crate::segment::{ROW_LEN, TRAILER_LEN, VERSION};
@@ -123,11 +124,6 @@ impl Layout {
         &self.root
     }
 
-    /// The manifest.
-    pub(crate) fn manifest(&self) -> String {
-        format!("{}{}", self.root, manifest::FILE)
-    }
-
     /// What the keys of compaction records begin with.
     pub(crate) fn compactions(&self) -> String {
         format!("{}c/", self.root)
@@ -151,6 +147,16 @@ impl Layout {
     pub(crate) fn segments_since(&self, nanos: u64, margin: Duration) -> String {
         let margin = u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX);
         format!("{}s/{:016x}", self.root, nanos.saturating_sub(margin))
+    }
+
+    /// What a machine read on a day.
+    pub(crate) fn read_mark(&self, mark: &ReadMark) -> String {
+        format!("{}r/{mark}", self.root)
+    }
+
+    /// What went into the module hash.
+    pub(crate) fn manifest(&self) -> String {
+        format!("{}{}", self.root, manifest::FILE)
     }
 
     /// The hint that segments were added.

@@ -511,9 +511,9 @@ impl Uploads {
             pushed.insert(row.key, row.supersessions);
         }
         // Before the records are read: what is superseded later is another copy.
-        let supersessions = catalog.supersessions();
-        let (superseded, newest) = catalog.superseded(&keys);
-        let present = catalog.present(&keys);
+        let supersessions = catalog.rows.supersessions();
+        let (superseded, newest) = catalog.rows.superseded(&keys);
+        let present = catalog.rows.present(&keys);
         let mut left = HashSet::new();
         keys.retain(|key| !present.contains(key) && left.insert(*key));
         let memory = |error: std::io::Error| ObjectError::new(ObjectErrorKind::Other, error);

@@ -12,16 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use twox_hash::XxHash3_64;
 
 use crate::catalog::directory;
-use crate::fs::temp_file::{TempFile, is_unique};
+use crate::fs::temp_file::{SUFFIX, TempFile};
 use crate::fs::{Directory, File, FileSystem, file_names, read_exact, remove_if_present};
 use crate::key::Key;
 use crate::remote::Pushed;
-
-/// The end of the name of a file.
-const SUFFIX: &str = ".journal";
-
-/// That of a temporary file, which this one takes the place of.
-const TEMP_SUFFIX: &str = ".tcs";
+use crate::remote::local_dir::{JOURNAL_SUFFIX, is_journal};
 
 /// Key, length of the stored value, and a checksum of both.
 const ENTRY_LEN: usize = 40;
@@ -31,12 +26,6 @@ const FILE_ROWS: usize = 1 << 16;
 
 /// The most bytes that are read of a file.
 const MAX_BYTES: u64 = (ENTRY_LEN << 20) as u64;
-
-/// Whether a file name is that of a journal.
-pub(crate) fn is_journal(name: &str) -> bool {
-    let unique = name.strip_suffix(SUFFIX);
-    unique.is_some_and(|unique| is_unique(&format!("{unique}{TEMP_SUFFIX}")))
-}
 
 /// The files of this process.
 #[derive(Debug)]
@@ -150,7 +139,7 @@ impl JournalFile {
         if !temp.is_locked() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let name = temp.unique_name().replace(TEMP_SUFFIX, SUFFIX);
+        let name = temp.unique_name().replace(SUFFIX, JOURNAL_SUFFIX);
         temp.publish(&name)?;
         Ok(JournalFile {
             dir,
@@ -219,17 +208,5 @@ mod tests {
             assert_eq!(parse(&damaged), None, "byte {at}");
         }
         assert_eq!(parse(&[0; ENTRY_LEN]), None);
-    }
-
-    #[test]
-    fn only_names_of_journals_are_theirs() {
-        assert!(is_journal("18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845.journal"));
-        for other in [
-            "x.journal",
-            "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845.tcs",
-            ".journal",
-        ] {
-            assert!(!is_journal(other), "{other}");
-        }
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! All that follows from requests is in [`remote`](crate::remote).
 
+mod fill;
 mod journal;
 mod thread;
 mod tier;
@@ -152,6 +153,6 @@ impl RemoteTier {
 
     /// Does what is due in the background, as the thread does about once a second.
     pub fn work(&self) {
-        self.tier().work();
+        self.tier().work(&self.shared.store);
     }
 }

@@ -3,12 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::thread::Builder;
 use std::time::Duration;
 
 use super::tier::{SharedTier, Tier};
 use crate::process::shutdown;
-use crate::{events, fork, sys};
+use crate::{events, threads};
 
 /// How long the thread rests between two turns.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -18,12 +17,8 @@ pub(super) fn start(shared: &Arc<SharedTier>) {
     // After the client of the object store was made, whose libraries may have registered hooks.
     shutdown::register_exit_hook_again();
     let (tier, users) = (shared.tier.clone(), Arc::downgrade(shared));
-    let builder = Builder::new().name("torchcache-remote".into());
-    let spawned = match fork::is_forked() {
-        true => Err(std::io::Error::other("a forked process starts no thread")),
-        false => sys::without_signals(|| builder.spawn(move || run(&tier, &users))),
-    };
-    if let Err(error) = spawned {
+    let run = move || run(&tier, &users);
+    if let Err(error) = threads::spawn_detached("torchcache-remote", run) {
         // No catalog comes.
         shared.tier.has_waited.store(true, Ordering::Relaxed);
         shared.tier.uploader.end();
@@ -43,14 +38,16 @@ fn run(tier: &Tier, users: &Weak<SharedTier>) {
     loop {
         let end = tier.uploader.next_turn(pause);
         pause = INTERVAL;
-        let is_used = users.strong_count() > 0;
-        let work = || match end {
-            Some(until) => tier.finish(until),
-            None if is_used => tier.work(),
-            None => tier.drain(),
+        let user = users.upgrade();
+        let is_used = user.is_some();
+        let work = || match (end, &user) {
+            (Some(until), _) => tier.finish(until),
+            (None, Some(user)) => tier.work(&user.store),
+            (None, None) => tier.drain(),
         };
         // A log subscriber may panic, and so may code of the program that drops queued rows.
         let _ = catch_unwind(AssertUnwindSafe(work));
+        drop(user);
         if end.is_some() {
             tier.uploader.end_turn();
         }

@@ -1,17 +1,20 @@
 //! What the users of a tier and its thread share.
 
+use std::io;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Instant;
 
+use super::fill;
 use super::journal::Journal;
 use crate::engine::Engine;
+use crate::manifest::{self, Manifest};
 use crate::process::uploads::Uploader;
-use crate::remote::{BreakerState, Clock, ObjectStore, Remote, RemoteConfig, RemoteMode};
+use crate::remote::{
+    BreakerState, Clock, ObjectStore, Remote, RemoteConfig, RemoteMode, local_dir,
+};
 use crate::store::Store;
-
-/// The start of the name of the local directory of a tier, in that of its store.
-const LOCAL_DIR_PREFIX: &str = "remote-";
 
 /// Which rows of which bucket a tier is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +44,8 @@ pub(super) struct Tier {
     pub(super) engine: Arc<Engine>,
     pub(super) journal: Journal,
     taken_over: Once,
+    /// For how many objects that were put the manifest was looked at; `None` once the remote has it.
+    manifest_at: Mutex<Option<u64>>,
     /// A call waited for the first catalog, or none has to.
     pub(super) has_waited: AtomicBool,
     pub(super) uploader: Arc<Uploader>,
@@ -61,10 +66,11 @@ impl SharedTier {
         } = config;
         let engine = store.engine().clone();
         let (fs, dir) = (engine.catalog.fs.clone(), engine.catalog.dir.clone());
-        let local_dir = dir.join(local_dir_name(&url, &prefix));
+        let local_dir = dir.join(local_dir::name(&url, &prefix));
         let remote = RemoteConfig {
             url,
             mode,
+            machine: Some(machine(&dir)),
             ..RemoteConfig::new(&prefix, &module_hash, local_dir.clone())
         };
         let tier = Tier {
@@ -73,6 +79,7 @@ impl SharedTier {
             engine,
             journal: Journal::new(fs, local_dir),
             taken_over: Once::new(),
+            manifest_at: Mutex::new(Some(0)),
             has_waited: AtomicBool::new(mode == RemoteMode::WriteOnly),
             uploader: Uploader::new(&dir),
         };
@@ -90,10 +97,12 @@ impl Drop for SharedTier {
 }
 
 impl Tier {
-    pub(super) fn work(&self) {
+    pub(super) fn work(&self, store: &Store) {
         self.take_over();
         self.remote.work(&*self.engine);
         self.settle();
+        self.put_manifest();
+        fill::fill(&self.remote, store);
     }
 
     /// The same where no more rows are pushed.
@@ -126,18 +135,47 @@ impl Tier {
         }
     }
 
+    /// Puts the manifest once the remote has rows that this process put.
+    fn put_manifest(&self) {
+        let objects = self.remote.stats().uploads.objects;
+        let mut looked_at = self
+            .manifest_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // After a failure, and where there is no manifest yet, it is looked at after the next object.
+        if looked_at.is_none_or(|looked_at| looked_at == objects) {
+            return;
+        }
+        *looked_at = Some(objects);
+        let read = || {
+            let file = self
+                .engine
+                .catalog
+                .open_dir()?
+                .open(manifest::FILE.as_ref())?;
+            let json = Manifest::bytes(&*file)?;
+            Manifest::parse(&json)?;
+            io::Result::Ok(json)
+        };
+        if let Ok(json) = read()
+            && self.remote.put_manifest(json).is_ok()
+        {
+            *looked_at = None;
+        }
+    }
+
     pub(super) fn settle(&self) {
         self.journal.settle(self.remote.settled_rows());
     }
 }
 
-/// The name of the local directory of a tier.
-fn local_dir_name(url: &str, prefix: &str) -> String {
+/// The number of this machine in read marks: the same for all processes that use the directory of a store there. Where
+/// two machines have one number, their marks are joined.
+fn machine(dir: &Path) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    for text in [url, prefix] {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    }
+    hasher.update(rustix::system::uname().nodename().to_bytes());
+    hasher.update(&[0]);
+    hasher.update(dir.as_os_str().as_encoded_bytes());
     let digest = hasher.finalize();
-    format!("{LOCAL_DIR_PREFIX}{}", hex::encode(&digest.as_bytes()[..8]))
+    u64::from_le_bytes(std::array::from_fn(|n| digest.as_bytes()[n]))
 }

@@ -225,9 +225,13 @@ impl FileSystem for Sim {
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         let mut medium = self.medium();
+        let has_directories = medium
+            .directories
+            .keys()
+            .any(|it| it.parent() == Some(path));
         match medium.directories.get(path) {
             None => return Err(ErrorKind::NotFound.into()),
-            Some(names) if !names.now.is_empty() => {
+            Some(names) if !names.now.is_empty() || has_directories => {
                 return Err(ErrorKind::DirectoryNotEmpty.into());
             }
             Some(_) => {}
