@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use crate::commands::test;
-use crate::install::{fake_cuda, libtorch, readback};
+use crate::install::{fake_cuda, libtorch, readback, seaweedfs};
 use crate::machine;
 use crate::mirror;
 use crate::release::Release;
@@ -58,6 +58,7 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
         false => mirror::prepare(root, release, &libtorch)?,
     };
     readback::prepare(root, &sh)?;
+    seaweedfs::prepare(root, &sh)?;
     test::fix_random_cases(&sh);
     let hashing = sh.var_os(HASHING);
     let runner = prepare(root, release, &libtorch.folder, &sh)?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use crate::commands::test;
-use crate::install::libtorch;
+use crate::install::{libtorch, seaweedfs};
 use crate::machine;
 use crate::page::Page;
 use crate::release::DEFAULT;
@@ -52,6 +52,7 @@ struct FaultRow {
 /// With `names` only the tests whose names contain one of them, and no table.
 pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
     let sh = libtorch::prepare(root, DEFAULT)?.shell(root)?;
+    seaweedfs::prepare(root, &sh)?;
     let begin = Instant::now();
     let mut rows = Vec::new();
     for (package, target) in TESTS {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
-use crate::install::{libtorch, minilm, readback};
+use crate::install::{libtorch, minilm, readback, seaweedfs};
 use crate::mirror;
 use crate::release::Release;
 use crate::shell;
@@ -26,6 +26,7 @@ pub(crate) fn run(
     // Set for the copy of the sources as well, which has no `target/minilm`.
     sh.set_var(minilm::VARIABLE, minilm::folder(root)?);
     readback::prepare(root, &sh)?;
+    seaweedfs::prepare(root, &sh)?;
     fix_random_cases(&sh);
 
     // nextest runs no doc tests. They come first, so that the last line is the summary of the tests.

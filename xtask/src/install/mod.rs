@@ -8,6 +8,7 @@ pub(crate) mod minilm;
 pub(crate) mod nvrtc;
 pub(crate) mod python_peer;
 pub(crate) mod readback;
+pub(crate) mod seaweedfs;
 
 mod pip;
 mod python;
