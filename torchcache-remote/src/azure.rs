@@ -2,15 +2,25 @@
 
 use std::sync::Arc;
 
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::ClientConfigKey;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
-use crate::credentials::{Required, no_retries};
+use crate::credentials::{NO_TIMEOUT, Required, no_retries};
 use crate::http::Connector;
 use crate::store::{Lister, RemoteStore};
+use crate::variables::Variables;
 
-/// A container, with the account and the credentials of the environment.
-pub(crate) fn open(container: &str) -> object_store::Result<RemoteStore> {
-    let builder = MicrosoftAzureBuilder::from_env()
+/// A container, with the account and the credentials of these variables.
+pub(crate) fn open(container: &str, variables: &Variables) -> object_store::Result<RemoteStore> {
+    let mut builder = MicrosoftAzureBuilder::new();
+    for (key, value) in variables.settings("AZURE_") {
+        builder = builder.with_config(key, value);
+    }
+    if let Some(endpoint) = variables.get("IDENTITY_ENDPOINT") {
+        builder = builder.with_msi_endpoint(endpoint);
+    }
+    let builder = builder
+        .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), NO_TIMEOUT)
         .with_container_name(container)
         .with_retry(no_retries())
         .with_http_connector(Connector);

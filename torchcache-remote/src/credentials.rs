@@ -1,10 +1,14 @@
-//! Credentials that do not come are a denied request, not any failure.
+//! What the clients of all clouds have in common: each request is made once, until its deadline, and credentials that
+//! do not come are a denied request.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use object_store::client::CredentialProvider;
 use object_store::{Error, RetryConfig};
+
+/// The timeout of clients: a large object takes longer than any short one, and each request has a deadline.
+pub(crate) const NO_TIMEOUT: &str = "1 day";
 
 /// Each request is made once: the remote tier retries.
 pub(crate) fn no_retries() -> RetryConfig {

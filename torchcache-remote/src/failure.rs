@@ -1,32 +1,12 @@
 //! Why a request failed: from the errors of `object_store` to those of the remote tier.
 
 use std::error::Error;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 use torchcache_store::remote::{ObjectError, ObjectErrorKind};
 
 /// The most characters of a reason.
 const MAX_REASON: usize = 400;
-
-/// Whether the answer to a request has begun.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Begun(Arc<AtomicBool>);
-
-impl Begun {
-    pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// The error of a request that has not ended at its deadline.
-    pub(crate) fn late(&self) -> ObjectErrorKind {
-        match self.0.load(Ordering::Relaxed) {
-            true => ObjectErrorKind::Slow,
-            false => ObjectErrorKind::TimedOut,
-        }
-    }
-}
 
 /// What an answer says that an error of `object_store` does not. It is a source of that error.
 #[derive(Debug, Error)]
@@ -37,6 +17,10 @@ pub(crate) struct Refusal {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "cloud"),
+    expect(dead_code, reason = "a directory refuses nothing so")
+)]
 pub(crate) enum RefusalKind {
     /// The credentials are not valid.
     Denied,

@@ -2,15 +2,28 @@
 
 use std::sync::Arc;
 
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::ClientConfigKey;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 
-use crate::credentials::{Required, no_retries};
+use crate::credentials::{NO_TIMEOUT, Required, no_retries};
 use crate::http::Connector;
 use crate::store::{Lister, RemoteStore};
+use crate::variables::Variables;
 
-/// A bucket, with the credentials of the environment.
-pub(crate) fn open(bucket: &str) -> object_store::Result<RemoteStore> {
-    let builder = GoogleCloudStorageBuilder::from_env()
+/// A bucket, with the credentials of these variables.
+pub(crate) fn open(bucket: &str, variables: &Variables) -> object_store::Result<RemoteStore> {
+    let mut builder = GoogleCloudStorageBuilder::new();
+    if let Some(path) = variables.get("SERVICE_ACCOUNT") {
+        builder = builder.with_service_account_path(path);
+    }
+    for (key, value) in variables.settings("GOOGLE_") {
+        builder = builder.with_config(key, value);
+    }
+    let builder = builder
+        .with_config(
+            GoogleConfigKey::Client(ClientConfigKey::Timeout),
+            NO_TIMEOUT,
+        )
         .with_bucket_name(bucket)
         .with_retry(no_retries())
         .with_http_connector(Connector);

@@ -1,17 +1,21 @@
-//! What `object_store` does not check of answers: each error keeps what it says, and the answer of a put has no error in
-//! its body.
+//! Checks of answers that `object_store` does not make: a listing is one, the answer to a put has no error in its body,
+//! and an error keeps the reason that the server gives.
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
-    HttpService, ReqwestConnector,
+    HttpResponseBody, HttpService, ReqwestConnector,
 };
 
-use crate::failure::{Begun, Refusal, RefusalKind, one_line};
+use crate::failure::{Refusal, RefusalKind, one_line};
+use crate::request::{Begun, Listing};
 
 /// The most bytes that are read of the body of an error.
 const MAX_ERROR_BODY: usize = 16 << 10;
+
+/// The most bytes of a page of a listing, which has at most 5,000 keys of 1 KiB.
+const MAX_LISTING: usize = 16 << 20;
 
 /// Makes clients that check answers.
 #[derive(Debug)]
@@ -32,28 +36,61 @@ impl HttpService for Checked {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let begun = request.extensions().get::<Begun>().cloned();
         let is_put = request.method().as_str() == "PUT";
+        let is_listing = request.extensions().get::<Listing>().is_some();
         let response = self.0.execute(request).await?;
-        if let Some(begun) = begun {
+        if let Some(begun) = &begun {
             begun.set();
         }
         let status = response.status().as_u16();
-        if status < 400 && !is_put {
-            return Ok(response);
-        }
+        let limit = match status {
+            400.. => MAX_ERROR_BODY,
+            _ if is_listing => MAX_LISTING,
+            _ if is_put => MAX_ERROR_BODY,
+            _ => return Ok(response),
+        };
         let (parts, body) = response.into_parts();
-        let mut stream = body.bytes_stream();
-        let mut bytes = Vec::new();
-        while bytes.len() < MAX_ERROR_BODY
-            && let Some(chunk) = stream.next().await
-        {
-            let chunk = chunk?;
-            bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BODY - bytes.len())]);
-        }
-        match refusal_of(status, &String::from_utf8_lossy(&bytes)) {
+        let bytes = read_at_most(limit, body).await?;
+        let text = String::from_utf8_lossy(&bytes);
+        let refusal = match (status, begun) {
+            // Requests for credentials: their clients decide by the status.
+            (401 | 403, None) => None,
+            (200, _) if is_listing && !is_listing_text(&text) => Some(refusal_of_listing(&text)),
+            _ => refusal_of(status, &text),
+        };
+        match refusal {
             Some(refusal) => Err(HttpError::new(HttpErrorKind::Unknown, refusal)),
             None => Ok(HttpResponse::from_parts(parts, bytes.into())),
         }
     }
+}
+
+/// The bytes of a body. What is longer is cut.
+async fn read_at_most(limit: usize, body: HttpResponseBody) -> Result<Vec<u8>, HttpError> {
+    let mut stream = body.bytes_stream();
+    let mut bytes = Vec::new();
+    while bytes.len() < limit
+        && let Some(chunk) = stream.next().await
+    {
+        let chunk = chunk?;
+        bytes.extend_from_slice(&chunk[..chunk.len().min(limit - bytes.len())]);
+    }
+    Ok(bytes)
+}
+
+/// Whether a text is a listing, of S3 and GCS or of Azure. `object_store` takes any other XML for one without objects.
+fn is_listing_text(text: &str) -> bool {
+    let begin = text.get(..512).unwrap_or(text);
+    ["<ListBucketResult", "<EnumerationResults"]
+        .iter()
+        .any(|it| begin.contains(it))
+}
+
+/// The error of a listing that is none.
+fn refusal_of_listing(text: &str) -> Refusal {
+    refusal_of(200, text).unwrap_or_else(|| Refusal {
+        kind: RefusalKind::Other,
+        reason: format!("the answer is no listing: {}", one_line(text)),
+    })
 }
 
 /// What an answer says that its status alone does not, or that `object_store` does not keep. The answer of S3 to a
@@ -65,6 +102,7 @@ fn refusal_of(status: u16, body: &str) -> Option<Refusal> {
         (200..400, "SlowDown" | "ServiceUnavailable") | (429 | 503, _) => RefusalKind::Throttled,
         (200..400, _) if body.contains("<Error>") => RefusalKind::Other,
         (200..400, _) => return None,
+        (401 | 403, _) => RefusalKind::Denied,
         (400, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "InvalidAccessKeyId") => {
             RefusalKind::Denied
         }
@@ -106,6 +144,7 @@ mod tests {
             (200, "SlowDown", Some(RefusalKind::Throttled)),
             (503, "SlowDown", Some(RefusalKind::Throttled)),
             (429, "TooMany", Some(RefusalKind::Throttled)),
+            (403, "AccessDenied", Some(RefusalKind::Denied)),
             (400, "ExpiredToken", Some(RefusalKind::Denied)),
             (400, "InvalidArgument", None),
             (404, "NoSuchKey", None),

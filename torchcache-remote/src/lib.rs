@@ -36,11 +36,12 @@
 // Layers, from the top down: a module imports only what is below its own line.
 //
 // open      what a URL names, shared by the process
+// aws, gcs, azure, file         the clients of object_store
 // store     the trait, by the crate object_store
-// aws, gcs, azure, file    the clients of object_store
-// http      what object_store does not check of answers
+// http      checks of answers   credentials
 // failure   why a request failed
-// runtime   the background thread            url
+// runtime   the background thread
+// The rest are leaves.
 
 // Shows which feature an item needs on docs.rs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -60,9 +61,11 @@ mod gcs;
 #[cfg(feature = "cloud")]
 mod http;
 mod open;
+mod request;
 mod runtime;
 mod store;
 mod url;
+mod variables;
 
-pub use open::{RemoteLocation, open};
+pub use open::{RemoteLocation, open, open_with};
 pub use url::UrlError;

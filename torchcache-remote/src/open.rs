@@ -1,15 +1,15 @@
 //! What a URL names. The process has one client for each bucket and environment.
 
 use std::collections::HashMap;
-use std::env;
-use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use torchcache_store::remote::ObjectStore;
 
+use crate::failure::object_error;
 use crate::file;
 use crate::store::RemoteStore;
 use crate::url::{Scheme, Url, UrlError};
+use crate::variables::Variables;
 
 /// Where the objects of a cache are.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct RemoteLocation {
 struct ClientKey {
     scheme: Scheme,
     bucket: String,
-    environment: Vec<(OsString, OsString)>,
+    variables: Variables,
 }
 
 /// Opens what a URL names. Makes no request: whether the bucket exists, and whether the credentials are accepted, shows
@@ -50,6 +50,29 @@ struct ClientKey {
 /// # Errors
 /// What is wrong with the URL or with the settings of the environment.
 pub fn open(url: &str) -> Result<RemoteLocation, UrlError> {
+    open_shared(url, Variables::of_process())
+}
+
+/// Opens what a URL names, as [`open`] does, with these variables in place of those of the process. Settings for proxies
+/// and certificates are always those of the process.
+///
+/// ```
+/// let variables = [("AWS_ENDPOINT_URL", "http://127.0.0.1:8333"), ("AWS_ACCESS_KEY_ID", "key")];
+/// let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+/// let error = torchcache_remote::open_with("s3://team/cache", variables).unwrap_err();
+/// assert!(error.to_string().contains("secret"), "{error}");
+/// ```
+///
+/// # Errors
+/// What is wrong with the URL or with the variables.
+pub fn open_with(
+    url: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<RemoteLocation, UrlError> {
+    open_shared(url, Variables::new(variables))
+}
+
+fn open_shared(url: &str, variables: Variables) -> Result<RemoteLocation, UrlError> {
     let Url {
         scheme,
         bucket,
@@ -58,7 +81,7 @@ pub fn open(url: &str) -> Result<RemoteLocation, UrlError> {
     let key = ClientKey {
         scheme,
         bucket,
-        environment: environment(),
+        variables,
     };
     static CLIENTS: Mutex<Option<HashMap<ClientKey, Weak<RemoteStore>>>> = Mutex::new(None);
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,68 +89,38 @@ pub fn open(url: &str) -> Result<RemoteLocation, UrlError> {
     if let Some(store) = clients.get(&key).and_then(Weak::upgrade) {
         return Ok(RemoteLocation { store, prefix });
     }
-    let store = Arc::new(build(scheme, &key.bucket, url)?);
+    let store = Arc::new(build(&key, url)?);
     clients.retain(|_, client| client.strong_count() > 0);
     clients.insert(key, Arc::downgrade(&store));
     Ok(RemoteLocation { store, prefix })
 }
 
-/// The variables that clients read.
-fn environment() -> Vec<(OsString, OsString)> {
-    const PREFIXES: [&str; 7] = [
-        "AWS_",
-        "GOOGLE_",
-        "AZURE_",
-        "SSL_CERT_",
-        "SERVICE_ACCOUNT",
-        "IDENTITY_",
-        "HOME",
-    ];
-    let is_read = |name: &str| {
-        PREFIXES.iter().any(|it| name.starts_with(it))
-            || name.to_ascii_uppercase().ends_with("_PROXY")
-    };
-    let all = env::vars_os();
-    let mut read: Vec<_> = all
-        .filter(|(name, _)| name.to_str().is_some_and(is_read))
-        .collect();
-    read.sort_unstable();
-    read
-}
-
-#[cfg_attr(
-    not(feature = "cloud"),
-    expect(
-        unused_variables,
-        reason = "directories have no bucket and no settings"
-    )
-)]
-fn build(scheme: Scheme, bucket: &str, url: &str) -> Result<RemoteStore, UrlError> {
-    let settings = |error: object_store::Error| UrlError::Settings {
-        url: url.to_owned(),
-        reason: crate::failure::object_error(&error).reason,
-    };
-    match scheme {
+fn build(key: &ClientKey, url: &str) -> Result<RemoteStore, UrlError> {
+    let opened = match key.scheme {
         #[cfg(feature = "aws")]
-        Scheme::S3 => crate::aws::open(bucket).map_err(settings),
+        Scheme::S3 => crate::aws::open(&key.bucket, &key.variables),
         #[cfg(feature = "gcs")]
-        Scheme::Gcs => crate::gcs::open(bucket).map_err(settings),
+        Scheme::Gcs => crate::gcs::open(&key.bucket, &key.variables),
         #[cfg(feature = "azure")]
-        Scheme::Azure => crate::azure::open(bucket).map_err(settings),
+        Scheme::Azure => crate::azure::open(&key.bucket, &key.variables),
         Scheme::File => Ok(file::open()),
         #[cfg(not(feature = "aws"))]
-        Scheme::S3 => Err(feature_off(scheme, "aws")),
+        Scheme::S3 => return Err(feature_off(key, "aws")),
         #[cfg(not(feature = "gcs"))]
-        Scheme::Gcs => Err(feature_off(scheme, "gcs")),
+        Scheme::Gcs => return Err(feature_off(key, "gcs")),
         #[cfg(not(feature = "azure"))]
-        Scheme::Azure => Err(feature_off(scheme, "azure")),
-    }
+        Scheme::Azure => return Err(feature_off(key, "azure")),
+    };
+    opened.map_err(|error| UrlError::Settings {
+        url: url.to_owned(),
+        reason: object_error(&error).reason,
+    })
 }
 
 #[cfg(not(all(feature = "aws", feature = "gcs", feature = "azure")))]
-fn feature_off(scheme: Scheme, feature: &'static str) -> UrlError {
+fn feature_off(key: &ClientKey, feature: &'static str) -> UrlError {
     UrlError::FeatureOff {
-        scheme: scheme.name(),
+        scheme: key.scheme.name(),
         feature,
     }
 }

@@ -22,7 +22,8 @@ use torchcache_store::remote::{
     RangeRead,
 };
 
-use crate::failure::{Begun, is_not_implemented, object_error};
+use crate::failure::{is_not_implemented, object_error};
+use crate::request::{Begun, Listing};
 use crate::runtime::Running;
 
 /// The longest object that is read as a whole.
@@ -162,6 +163,7 @@ impl RemoteStore {
                     ..PaginatedListOptions::default()
                 };
                 options.extensions.insert(begun);
+                options.extensions.insert(Listing);
                 let listed = pages.list_paginated(Some(prefix), options).await?;
                 ObjectPage {
                     objects: listed

@@ -1,9 +1,10 @@
 //! The configuration files of Amazon's tools.
 
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
+
+use crate::variables::Variables;
 
 /// A profile of the configuration files.
 #[derive(Clone, Debug)]
@@ -15,10 +16,20 @@ pub(super) struct Profile {
 
 impl Profile {
     /// The profile that `AWS_PROFILE` names, or the default one; `None` where neither the variable nor a file exists.
-    pub(super) fn of_env() -> Option<Profile> {
+    pub(super) fn of_variables(variables: &Variables) -> Option<Profile> {
+        let path = |name: &str, default: &str| {
+            let named = variables.get(name).map(PathBuf::from);
+            let home = || {
+                variables
+                    .get("HOME")
+                    .map(PathBuf::from)
+                    .or_else(env::home_dir)
+            };
+            named.or_else(|| Some(home()?.join(".aws").join(default)))
+        };
         let config = path("AWS_CONFIG_FILE", "config");
         let credentials = path("AWS_SHARED_CREDENTIALS_FILE", "credentials");
-        let named = variable("AWS_PROFILE").and_then(|it| it.into_string().ok());
+        let named = variables.get("AWS_PROFILE").map(str::to_owned);
         let exists = [&config, &credentials]
             .into_iter()
             .flatten()
@@ -51,17 +62,6 @@ impl Profile {
         }
         None
     }
-}
-
-/// A variable of the environment. One that is set to nothing counts as not set.
-fn variable(name: &str) -> Option<OsString> {
-    env::var_os(name).filter(|value| !value.is_empty())
-}
-
-/// The file that a variable names, or the one in the home directory.
-fn path(name: &str, default: &str) -> Option<PathBuf> {
-    let named = variable(name).map(PathBuf::from);
-    named.or_else(|| Some(env::home_dir()?.join(".aws").join(default)))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::failure::one_line;
+use crate::variables::Variables;
 
 /// How long the program may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,6 +43,8 @@ enum ExportError {
 #[derive(Debug)]
 pub(super) struct ProfileCredentials {
     profile: String,
+    /// For the program.
+    variables: Variables,
     cache: Arc<Mutex<Option<(Exported, Instant)>>>,
     other: Arc<dyn CredentialProvider<Credential = AwsCredential>>,
 }
@@ -49,10 +52,12 @@ pub(super) struct ProfileCredentials {
 impl ProfileCredentials {
     pub(super) fn new(
         profile: String,
+        variables: Variables,
         other: Arc<dyn CredentialProvider<Credential = AwsCredential>>,
     ) -> ProfileCredentials {
         ProfileCredentials {
             profile,
+            variables,
             cache: Arc::default(),
             other,
         }
@@ -64,7 +69,8 @@ impl CredentialProvider for ProfileCredentials {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let (cache, profile) = (self.cache.clone(), self.profile.clone());
+        let cache = self.cache.clone();
+        let (profile, variables) = (self.profile.clone(), self.variables.clone());
         // In a task of its own: it ends, and its result is kept, where the request is aborted.
         let task = tokio::spawn(async move {
             let mut cached = cache.lock().await;
@@ -73,7 +79,8 @@ impl CredentialProvider for ProfileCredentials {
             {
                 return Ok(exported.clone());
             }
-            let exported = tokio::task::spawn_blocking(move || export("aws", &profile)).await?;
+            let exported =
+                tokio::task::spawn_blocking(move || export(&profile, &variables)).await?;
             let now = Instant::now();
             let (exported, kept) = match exported {
                 Ok((credential, kept)) => (Ok(Arc::new(credential)), kept),
@@ -104,8 +111,9 @@ struct Printed {
 }
 
 /// The credentials of a profile, and for how long they are kept.
-fn export(program: &str, profile: &str) -> Result<(AwsCredential, Duration), ExportError> {
-    let mut command = Command::new(program);
+fn export(profile: &str, variables: &Variables) -> Result<(AwsCredential, Duration), ExportError> {
+    let mut command = Command::new("aws");
+    command.envs(variables.iter());
     command.args(["configure", "export-credentials", "--format", "process"]);
     command.args(["--profile", profile]);
     let printed = match output(&mut command) {

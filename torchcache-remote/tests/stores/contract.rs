@@ -1,40 +1,15 @@
 //! What the trait promises, for each kind of store.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use torchcache_remote::RemoteLocation;
-use torchcache_store::remote::{ObjectErrorKind, ObjectStore, RangeRead};
+use torchcache_store::remote::ObjectErrorKind;
 
-/// What a busy machine may need.
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(30)
-}
-
-fn read(
-    store: &dyn ObjectStore,
-    reads: &[(&str, std::ops::Range<u64>)],
-) -> Vec<Result<Vec<u8>, ObjectErrorKind>> {
-    let reads: Vec<_> = reads
-        .iter()
-        .map(|(key, range)| RangeRead {
-            key: (*key).to_owned(),
-            range: range.clone(),
-        })
-        .collect();
-    let mut results: Vec<_> = reads.iter().map(|_| None).collect();
-    store.read(&reads, soon(), &mut |n, result| {
-        let result = result.map_err(|error| error.kind);
-        assert!(results[n].replace(result).is_none(), "read {n} ended twice");
-    });
-    results
-        .into_iter()
-        .map(|it| it.expect("every read ends"))
-        .collect()
-}
+use crate::support::{read, soon};
 
 /// All of the contract that needs no faults.
-fn check_contract(location: &RemoteLocation) {
+pub(crate) fn check_contract(location: &RemoteLocation) {
     let store = &*location.store;
     let key = |name: &str| match location.prefix.is_empty() {
         true => name.to_owned(),
@@ -51,7 +26,10 @@ fn check_contract(location: &RemoteLocation) {
     // Nothing exists at first.
     assert_eq!(list("s/", None), []);
     assert_eq!(store.get(&key("s/a"), soon()).unwrap_err().kind, not_found);
-    assert_eq!(read(store, &[(&key("s/a"), 0..1)]), [Err(not_found)]);
+    assert_eq!(
+        read(store, &[(&key("s/a"), 0..1)], soon()),
+        [Err(not_found)]
+    );
     store
         .remove(&key("s/a"), soon())
         .expect("it is no error that there is none");
@@ -73,6 +51,7 @@ fn check_contract(location: &RemoteLocation) {
             (&a, 99_999..200_000),
             (&key("s/b"), 0..1),
         ],
+        soon(),
     );
     assert_eq!(got[0].as_deref(), Ok(&bytes[..10]));
     assert_eq!(got[1].as_deref(), Ok(&bytes[99_990..]));
@@ -115,7 +94,7 @@ fn check_contract(location: &RemoteLocation) {
 
     // What is removed is gone.
     store.remove(&a, soon()).unwrap();
-    assert_eq!(read(store, &[(&a, 0..1)]), [Err(not_found)]);
+    assert_eq!(read(store, &[(&a, 0..1)], soon()), [Err(not_found)]);
     assert_eq!(list("s/", None).len(), 2);
     store
         .put_new(&a, &bytes, soon())

@@ -1,0 +1,50 @@
+//! What several tests need.
+
+use std::ops::Range;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use torchcache_remote::RemoteLocation;
+use torchcache_servers::{SeaweedFs, variables};
+use torchcache_store::remote::{ObjectErrorKind, ObjectStore, RangeRead};
+
+/// The bucket of the tests.
+pub(crate) const BUCKET: &str = "team";
+
+/// What a busy machine may need.
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+/// A server with the bucket.
+pub(crate) fn server(dir: &Path) -> SeaweedFs {
+    let server = SeaweedFs::start(dir).expect("the server starts");
+    server.create_bucket(BUCKET).expect("the bucket is made");
+    server
+}
+
+/// A prefix of the bucket, at a server or a proxy.
+pub(crate) fn location(endpoint: &str, key: (&str, &str), prefix: &str) -> RemoteLocation {
+    let url = format!("s3://{BUCKET}/{prefix}");
+    torchcache_remote::open_with(&url, variables(endpoint, key)).expect("the URL is right")
+}
+
+/// The results of reads, in their order.
+pub(crate) fn read(
+    store: &dyn ObjectStore,
+    reads: &[(&str, Range<u64>)],
+    deadline: Instant,
+) -> Vec<Result<Vec<u8>, ObjectErrorKind>> {
+    let range_read = |(key, range): &(&str, Range<u64>)| RangeRead {
+        key: (*key).to_owned(),
+        range: range.clone(),
+    };
+    let reads: Vec<_> = reads.iter().map(range_read).collect();
+    let mut results: Vec<_> = reads.iter().map(|_| None).collect();
+    store.read(&reads, deadline, &mut |n, result| {
+        let result = result.map_err(|error| error.kind);
+        assert!(results[n].replace(result).is_none(), "read {n} ended twice");
+    });
+    let results = results.into_iter();
+    results.map(|it| it.expect("every read ends")).collect()
+}
