@@ -87,14 +87,14 @@ impl RemoteTier {
     }
 
     /// Where the rows of these keys are; `None` for those that the remote is not known to have, and for all if the tier
-    /// is [`WriteOnly`](crate::remote::RemoteMode::WriteOnly). The first call waits until it was found out once which rows there are,
-    /// or that this fails, but not beyond the deadline.
+    /// is [`WriteOnly`](crate::remote::RemoteMode::WriteOnly). The first call with time left waits until it was found out once
+    /// which rows there are, or that this fails, but not beyond the deadline.
     pub fn locate(&self, keys: &[Key], deadline: Instant) -> Vec<Option<RemoteRow>> {
         let tier = self.tier();
         if fork::is_forked() {
             return vec![None; keys.len()];
         }
-        if !tier.has_waited.load(Ordering::Relaxed) {
+        if !tier.has_waited.load(Ordering::Relaxed) && Instant::now() < deadline {
             tier.remote.wait_for_catalog(deadline);
             tier.has_waited.store(true, Ordering::Relaxed);
         }
