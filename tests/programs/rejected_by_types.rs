@@ -271,3 +271,34 @@ pub mod a_field_without_a_fingerprint_next_to_an_alias {
     }
 }
 
+// error: the option `remote` needs the feature `remote` of the crate `torchcache`
+// error: the option `remote` needs the feature `remote` of the crate `torchcache`
+// error: the option `remote` needs the feature `remote` of the crate `torchcache`
+pub mod a_remote_without_the_feature {
+    use tch::{Tensor, nn};
+    use torchcache::{Options, TorchCache, torchcache};
+
+    #[torchcache(persistent = true, remote = "s3://bucket/prefix")]
+    pub fn embed(xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+
+    #[torchcache(persistent = true)]
+    #[derive(Debug)]
+    pub struct Scale {
+        pub torchcache_remote: Option<String>,
+        pub torchcache: TorchCache,
+    }
+
+    #[torchcache]
+    impl nn::Module for Scale {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+    }
+
+    pub fn options() -> Options {
+        let options = Options::builder().persistent(true);
+        options.remote("s3://bucket/prefix").build().unwrap()
+    }
+}

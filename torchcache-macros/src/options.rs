@@ -7,14 +7,37 @@ pub(crate) const OVERRIDE_PREFIX: &str = "torchcache_";
 /// The longest `persistent_module_hash`.
 pub(crate) const MAX_MODULE_HASH: usize = 128;
 
-/// The names of the eviction policies, and the variants of `Eviction`.
-pub(crate) const POLICIES: [(&str, &str); 3] =
-    [("lru", "Lru"), ("never", "Never"), ("auto", "Auto")];
+/// An enum of the library whose variants are written as text.
+#[derive(Clone, Copy)]
+pub(crate) struct Choice {
+    /// What a variant is called in messages.
+    pub(crate) what: &'static str,
+    /// The name of the enum.
+    pub(crate) type_name: &'static str,
+    /// The text of each variant, and its name.
+    pub(crate) variants: [(&'static str, &'static str); 3],
+}
+
+const EVICTION: Choice = Choice {
+    what: "eviction policy",
+    type_name: "Eviction",
+    variants: [("lru", "Lru"), ("never", "Never"), ("auto", "Auto")],
+};
+
+const REMOTE_MODE: Choice = Choice {
+    what: "remote mode",
+    type_name: "RemoteMode",
+    variants: [
+        ("read-write", "ReadWrite"),
+        ("read-only", "ReadOnly"),
+        ("write-only", "WriteOnly"),
+    ],
+};
 
 /// The variants of `tch::Kind` that floating-point outputs can be rounded to.
 pub(crate) const FLOAT_KINDS: [&str; 4] = ["Half", "BFloat16", "Float", "Double"];
 
-const TABLE: [(&str, OptionKind); 18] = [
+const TABLE: [(&str, OptionKind); 21] = [
     ("enabled", OptionKind::Flag),
     ("memory_cache_device", OptionKind::Device),
     ("max_memory_cache_size", OptionKind::Size { least: 0 }),
@@ -33,6 +56,9 @@ const TABLE: [(&str, OptionKind); 18] = [
     ("verify", OptionKind::Share),
     ("whole_batch", OptionKind::Flag),
     ("single_flight_timeout", OptionKind::Seconds),
+    ("remote", OptionKind::Url),
+    ("remote_mode", OptionKind::RemoteMode),
+    ("remote_timeout", OptionKind::Seconds),
 ];
 
 /// The options that a single method takes as well.
@@ -60,6 +86,9 @@ pub(crate) enum OptionKind {
     Share,
     /// From 0.0 to those of a day.
     Seconds,
+    /// Of an object store.
+    Url,
+    RemoteMode,
 }
 
 impl OptionKind {
@@ -67,6 +96,15 @@ impl OptionKind {
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         let known = TABLE.into_iter().find(|(known, _)| *known == name);
         known.map(|(_, kind)| kind)
+    }
+
+    /// The enum that it takes, if it is one.
+    pub(crate) fn choice(self) -> Option<Choice> {
+        match self {
+            Self::Eviction => Some(EVICTION),
+            Self::RemoteMode => Some(REMOTE_MODE),
+            _ => None,
+        }
     }
 
     /// A value as it is written.
@@ -85,6 +123,8 @@ impl OptionKind {
             Self::Text => "\"1\"",
             Self::Share => "0.01",
             Self::Seconds => "10.0",
+            Self::Url => "\"s3://bucket/prefix\"",
+            Self::RemoteMode => "\"read-only\"",
         }
     }
 
@@ -121,6 +161,8 @@ impl OptionKind {
             Self::Text => "a string such as `\"1\"`",
             Self::Share => "a share from 0.0 (off) to 1.0, such as `0.01`",
             Self::Seconds => "seconds from 0.0 (off) to 86400.0 (a day), such as `10.0`",
+            Self::Url => "the URL of an object store, such as `\"s3://bucket/prefix\"`",
+            Self::RemoteMode => "`\"read-write\"`, `\"read-only\"` or `\"write-only\"`",
         };
         text.to_owned()
     }
@@ -131,8 +173,10 @@ pub(crate) fn names() -> [&'static str; TABLE.len()] {
     TABLE.map(|(name, _)| name)
 }
 
-/// The variant of `Eviction` that a policy's name stands for.
-pub(crate) fn policy_named(name: &str) -> Option<&'static str> {
-    let known = POLICIES.into_iter().find(|(known, _)| *known == name);
-    known.map(|(_, variant)| variant)
+impl Choice {
+    /// The variant that this text stands for.
+    pub(crate) fn variant(self, text: &str) -> Option<&'static str> {
+        let known = self.variants.into_iter().find(|(known, _)| *known == text);
+        known.map(|(_, variant)| variant)
+    }
 }

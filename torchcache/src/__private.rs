@@ -31,7 +31,7 @@ pub use crate::identity::{ModuleProbe, NoModule, hashed_modules, type_of, unknow
 pub use crate::output::{ConstantField, nested};
 pub use crate::{
     Argument, Batched, Eviction, Fingerprint, Fingerprinter, Options, OptionsBuilder, Output,
-    PlainArgument, TorchCache,
+    PlainArgument, RemoteMode, TorchCache,
 };
 
 use crate::cache::attach::Refused;

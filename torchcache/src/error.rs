@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tch::{Kind, TchError};
 use torchcache_store::RemoveError;
+use torchcache_store::remote::RemoteFlushError;
 
 /// A misuse of a cache, or a directory or file that cannot be used.
 ///
@@ -75,6 +76,8 @@ pub enum ErrorKind {
     InvalidImport,
     /// Rows could not be [removed](crate::TorchCache::remove) from the disk.
     NotRemoved,
+    /// Rows could not be [uploaded](crate::TorchCache::flush_remote) to the remote.
+    NotUploaded,
 }
 
 /// What a part of an output is called in messages.
@@ -204,11 +207,12 @@ pub(crate) enum Detail {
     )]
     EnvironmentDirectory { got: String },
     #[error(
-        "the environment variable {name} is {got:?}; expected a number and a unit, such as \"8 GB\" or \"512 MiB\": correct it, or unset it for {default}"
+        "the environment variable {name} is {got:?}; expected {expected}: correct it, or unset it for {default}"
     )]
-    EnvironmentSize {
+    Environment {
         name: &'static str,
         got: String,
+        expected: &'static str,
         /// What holds where it is not set.
         default: &'static str,
     },
@@ -259,6 +263,19 @@ pub(crate) enum Detail {
     ImportedSchema { got: String, expected: String },
     #[error("the imported rows cannot be cached: {0}")]
     NotImported(String),
+    #[cfg_attr(
+        not(feature = "remote"),
+        expect(dead_code, reason = "there is no remote tier")
+    )]
+    #[error("{setting}: {reason}")]
+    Remote {
+        /// What has the URL.
+        setting: &'static str,
+        /// What is wrong with it, and what was expected.
+        reason: String,
+    },
+    #[error("not every row was uploaded")]
+    NotUploaded(#[source] RemoteFlushError),
     #[error("rows are not removed from the disk, or not all of them; those that are left are hits")]
     NotRemoved(#[source] RemoveError),
 }
@@ -271,7 +288,9 @@ impl Detail {
 
     fn kind(&self) -> ErrorKind {
         match self {
-            Detail::Option { .. } | Detail::EnvironmentSize { .. } => ErrorKind::InvalidOption,
+            Detail::Option { .. } | Detail::Environment { .. } | Detail::Remote { .. } => {
+                ErrorKind::InvalidOption
+            }
             Detail::NoTensor => ErrorKind::NoTensorArgument,
             Detail::ZeroDimensional { .. } => ErrorKind::ZeroDimensionalArgument,
             Detail::BatchSizes { .. } => ErrorKind::BatchSizeMismatch,
@@ -301,6 +320,7 @@ impl Detail {
             | Detail::ImportedSchema { .. }
             | Detail::NotImported(_) => ErrorKind::InvalidImport,
             Detail::NotRemoved(_) => ErrorKind::NotRemoved,
+            Detail::NotUploaded(_) => ErrorKind::NotUploaded,
         }
     }
 }

@@ -42,7 +42,7 @@
 //!
 //! * [`macro@torchcache`], the attribute, and [`Options`], its arguments, with a table of all of them.
 //! * [`Cached`], for modules that cannot be annotated.
-//! * [`TorchCache`], the handle of a cache: [`Stats`], flush, clear, module hash, directory, and
+//! * [`TorchCache`], the handle of a cache: [`Stats`], flush, [upload](TorchCache::flush_remote), clear, module hash, directory, and
 //!   [which rows are cached](TorchCache::peek), [removing](TorchCache::remove),
 //!   [recomputing](TorchCache::recompute) and [importing](TorchCache::import) them, and
 //!   [reading ahead](TorchCache::read_ahead).
@@ -60,6 +60,8 @@
 //! None is on by default.
 //!
 //! * `progress`: [`prefill`](fn@prefill) shows a progress bar on a terminal, using `indicatif`.
+//! * `remote`: the option [`remote`](Options::remote), by which machines share rows through S3 or what speaks it, or
+//!   through a directory, using `object_store`. `gcs` and `azure` add Google Cloud Storage and Azure Blob Storage.
 //! * `doc-only`: builds without libtorch, for documentation only.
 //!
 //! # Environment
@@ -68,6 +70,10 @@
 //! directory of persistent caches whose options name none; it must be an absolute path. `TORCHCACHE_MAX_DIR_SIZE`,
 //! such as `50 GB`, bounds the directory of caches that do not set `max_persistent_cache_size`, as that does.
 //! `TORCHCACHE_MAX_MEMORY`, such as `8 GB`, is the bound of all memory tiers together, by default half of the memory.
+//!
+//! `TORCHCACHE_REMOTE` is the [`remote`](Options::remote) of persistent caches whose options name none, and
+//! `TORCHCACHE_REMOTE_MODE`, which is `read-write`, `read-only` or `write-only`, takes precedence over
+//! [`remote_mode`](Options::remote_mode). Empty, they count as not set.
 //!
 //! `TORCHCACHE_DEVICE_HASHING=on` has CUDA devices hash the tensors that they hold, where a call would copy inputs to the
 //! host. It is off by default, as no GPU has run it yet.
@@ -105,13 +111,13 @@ pub use argument::{
 };
 pub use cache::handle::TorchCache;
 pub use cache::overrides::Setting;
-pub use cache::stats::{FaultStats, Stats, TierStats, TimeStats};
+pub use cache::stats::{FaultStats, RemoteState, RemoteStats, Stats, TierStats, TimeStats};
 pub use cached::{Cached, Eval, Forward, Weights};
 pub use call::{Imported, PeekedRow, Tier};
 pub use error::{Error, ErrorKind, FlushError};
 pub use identity::{Fingerprint, Fingerprinter, Named};
 pub use options::size::Size;
-pub use options::{Eviction, Options, OptionsBuilder};
+pub use options::{Eviction, Options, OptionsBuilder, RemoteFeature, RemoteMode};
 pub use output::{Batched, Constant, Output};
 pub use prefill::{HasCache, Prefill, prefill};
 pub use torchcache_macros::{Argument, Batched, Fingerprint};

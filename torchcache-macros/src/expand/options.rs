@@ -5,7 +5,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Expr, Lit};
 
-use crate::options::{OptionKind, policy_named};
+use crate::options::OptionKind;
 use crate::parse::options::{Assignment, OptionAssignments};
 use crate::runtime::Runtime;
 use crate::validate::options::literal;
@@ -41,11 +41,13 @@ fn calls(options: &OptionAssignments, runtime: &Runtime) -> TokenStream {
 /// A literal in the type of the builder's parameter, where it would have another one.
 fn converted(kind: OptionKind, value: &Expr, runtime: &Runtime) -> Option<TokenStream> {
     let span = value.span();
-    let mut number = match (kind, literal(value)?) {
-        (OptionKind::Eviction, (_, Lit::Str(text))) => {
-            let policy = Ident::new(policy_named(&text.value())?, text.span());
-            return Some(quote!(#runtime::Eviction::#policy));
-        }
+    let literal = literal(value)?;
+    if let (Some(choice), (_, Lit::Str(text))) = (kind.choice(), literal) {
+        let type_name = Ident::new(choice.type_name, text.span());
+        let variant = Ident::new(choice.variant(&text.value())?, text.span());
+        return Some(quote!(#runtime::#type_name::#variant));
+    }
+    let mut number = match (kind, literal) {
         // A constant item is evaluated in a generic impl as well, and the error is at the literal.
         (OptionKind::Size { least }, (false, Lit::Str(text))) => {
             let at = runtime.at(span);

@@ -148,20 +148,27 @@ impl OptionAssignments {
         }
     }
 
-    /// Reports `zstd_compression = true` where nothing is written to disk. `is_overridden`: a field
+    /// Reports `zstd_compression = true` and `remote` where nothing is written to disk. `is_overridden`: a field
     /// can still set `persistent` when the program runs.
     pub(crate) fn require_persistence(&self, is_overridden: bool, errors: &mut Errors) {
-        let Some(assignment) = self.find("zstd_compression") else {
-            return;
-        };
-        let compresses = assignment.flag() == Some(true);
         let persistent = self.find("persistent");
         let may_persist = persistent.is_some_and(|persistent| persistent.flag() != Some(false));
-        if compresses && !may_persist && !is_overridden {
+        if may_persist || is_overridden {
+            return;
+        }
+        let compression = self.find("zstd_compression");
+        if let Some(compression) = compression.filter(|it| it.flag() == Some(true)) {
             errors.report(
-                &assignment.name,
+                &compression.name,
                 "`zstd_compression` is `true`, but `persistent` is `false`, and only rows on disk \
                  are compressed; add `persistent = true` or remove `zstd_compression`",
+            );
+        }
+        if let Some(remote) = self.find("remote") {
+            errors.report(
+                &remote.name,
+                "`remote` is set, but `persistent` is `false`, and rows get to the remote by the disk; \
+                 add `persistent = true` or remove `remote`",
             );
         }
     }

@@ -83,6 +83,8 @@ fn accepted_items_have_no_mistakes() {
         "single_flight_timeout = 0",
         "single_flight_timeout = 86400",
         "single_flight_timeout = 0.25",
+        r#"persistent = true, remote = "s3://bucket/prefix", remote_mode = "read-only", remote_timeout = 0"#,
+        "persistent = ON, remote = URL, remote_mode = MODE, remote_timeout = 0.5",
     ] {
         assert_eq!(options(arguments), "", "{arguments}");
     }
@@ -96,6 +98,7 @@ fn accepted_items_have_no_mistakes() {
     }
     let overridden = "struct A { torchcache_persistent: bool, torchcache: TorchCache }";
     assert_eq!(attribute("zstd_compression = true", overridden), "");
+    assert_eq!(attribute("remote = URL", overridden), "");
     assert_eq!(batched("struct Output(Tensor);"), "");
     let others = "struct Output { encoder: encoder::Output, rest: Vec<super::Output> }";
     assert_eq!(batched(others), "");
@@ -139,6 +142,9 @@ fn option_values_of_the_wrong_type() {
             "use_mmap_on_load = -1",
             "version = 2",
             r#"verify = "1 %""#,
+            "persistent = true, remote = true",
+            "remote_mode = 1",
+            r#"remote_timeout = "2 s""#,
         ],
         options,
     ));
@@ -181,17 +187,23 @@ fn option_values_out_of_range() {
             "single_flight_timeout = -1",
             "single_flight_timeout = 86401",
             "single_flight_timeout = 86400.5",
+            r#"persistent = true, remote = "/mnt/bucket""#,
+            r#"remote_mode = "readonly""#,
+            r#"remote_mode = "off""#,
+            "remote_timeout = -1",
         ],
         options,
     ));
 }
 
 #[test]
-fn compression_without_persistence() {
+fn options_that_need_persistence() {
     assert_snapshot!(report(
         [
             "zstd_compression = true",
             "persistent = false, zstd_compression = true",
+            r#"remote = "s3://bucket""#,
+            r#"persistent = false, zstd_compression = true, remote = URL"#,
         ],
         options,
     ));

@@ -18,6 +18,8 @@ fn library_kind(kind: OptionKind) -> &'static str {
         OptionKind::Dtype => "optional Kind",
         OptionKind::Text => "text",
         OptionKind::Share | OptionKind::Seconds => "copy f64",
+        OptionKind::Url => "url",
+        OptionKind::RemoteMode => "copy RemoteMode",
     }
 }
 

@@ -4,19 +4,19 @@
 use quote::ToTokens;
 use syn::{Expr, Lit, LitInt, Path, UnOp};
 
-use crate::options::{self, FLOAT_KINDS, MAX_MODULE_HASH, OptionKind, POLICIES};
+use crate::options::{Choice, FLOAT_KINDS, MAX_MODULE_HASH, OptionKind};
 use crate::suggest;
 
 /// Checks a literal value of the option `name`; the message is the error.
 pub(crate) fn value(name: &str, kind: OptionKind, value: &Expr) -> Result<(), String> {
     let fits = match (kind, value) {
         (OptionKind::Dtype, Expr::Path(path)) => may_be_float_kind(&path.path),
-        _ => match literal(value) {
-            Some((_, Lit::Str(text))) if matches!(kind, OptionKind::Eviction) => {
-                return policy(&text.value());
+        _ => match (literal(value), kind.choice()) {
+            (Some((false, Lit::Str(text))), Some(choice)) => {
+                return is_variant(choice, &text.value());
             }
-            Some((is_negative, literal)) => fits(kind, is_negative, literal),
-            None => true,
+            (Some((is_negative, literal)), _) => fits(kind, is_negative, literal),
+            (None, _) => true,
         },
     };
     if fits {
@@ -74,6 +74,8 @@ fn fits(kind: OptionKind, is_negative: bool, literal: &Lit) -> bool {
             !path.is_empty() && !path.contains('\0') && !path.starts_with(['~', '$'])
         }
         (OptionKind::ModuleHash, Lit::Str(hash)) => is_directory_name(&hash.value()),
+        // The library knows the schemes.
+        (OptionKind::Url, Lit::Str(url)) => url.value().contains("://"),
         _ => false,
     }
 }
@@ -84,12 +86,12 @@ fn is_within(number: &LitInt, range: std::ops::RangeInclusive<u128>) -> bool {
         .is_ok_and(|number: u128| range.contains(&number))
 }
 
-fn policy(name: &str) -> Result<(), String> {
-    if options::policy_named(name).is_some() {
+fn is_variant(choice: Choice, text: &str) -> Result<(), String> {
+    if choice.variant(text).is_some() {
         return Ok(());
     }
-    let hint = suggest::hint(name, &POLICIES.map(|(name, _)| name), "");
-    Err(format!("unknown eviction policy `{name}`{hint}"))
+    let hint = suggest::hint(text, &choice.variants.map(|(text, _)| text), "");
+    Err(format!("unknown {} `{text}`{hint}", choice.what))
 }
 
 /// Whether `path` is a floating-point `Kind`, or something other than a `Kind`, such as a constant.

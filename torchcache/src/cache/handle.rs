@@ -15,7 +15,7 @@ use super::stats::{Counters, Stats};
 use super::tiers::Tiers;
 use super::warnings::Warnings;
 use crate::argument::{PlainDigests, SharedDigests};
-use crate::error::{Detail, FlushError, Unwritten};
+use crate::error::{Detail, Error, FlushError, Unwritten};
 use crate::function::Function;
 use crate::identity::{Changes, Identity, Snapshot};
 use crate::options::{Options, environment};
@@ -263,6 +263,45 @@ impl TorchCache {
         }
     }
 
+    /// Waits until the [remote](crate::Options::remote) has every row that this process computed or imported so far under
+    /// the present module hash, but no longer than `timeout`. Then other machines find them, until they are removed from
+    /// the remote. Without a remote tier, and with `remote_mode = "read-only"`, it returns at once.
+    ///
+    /// [`flush`](Self::flush) waits for the disk alone. The end of the process uploads for ten seconds at most; the next
+    /// process that opens the directory uploads the rest.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use tch::Tensor;
+    /// # use torchcache::torchcache;
+    /// # #[torchcache]
+    /// # fn embed(xs: &Tensor) -> Tensor {
+    /// #     xs * 2
+    /// # }
+    /// // At the end of a job on a machine that is switched off.
+    /// embed_cache().flush_remote(Duration::from_secs(300))?;
+    /// # Ok::<(), torchcache::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotUploaded`](crate::ErrorKind::NotUploaded) with the number of rows that are not uploaded: they stay
+    /// pending, or were dropped since the last call of this. [`ErrorKind::Directory`](crate::ErrorKind::Directory) where
+    /// the disk tier, from which rows are uploaded, could not be used.
+    pub fn flush_remote(&self, timeout: Duration) -> Result<(), Error> {
+        let Some(tiers) = self.tiers() else {
+            return Ok(());
+        };
+        // Rows in memory that the disk lacks. A failure is one of the disk, which lacks them still: `flush` returns it.
+        let _ = tiers.save_all();
+        if let Some(fault) = tiers.disk_fault {
+            return Err(fault.reason.into());
+        }
+        let flushed = tiers.remote.map(|remote| remote.flush(timeout));
+        flushed.transpose().map_err(Detail::NotUploaded)?;
+        Ok(())
+    }
+
     /// Counts rows that the disk tier should have and has not: the next flush returns them as an error.
     pub(crate) fn add_unwritten(&self, rows: u64) {
         self.unwritten.fetch_add(rows, Relaxed);
@@ -271,6 +310,9 @@ impl TorchCache {
     /// Removes every row of the present module hash from disk and memory, also those of calls under way;
     /// rows of earlier hashes of this instance are removed from memory as well. Other caches keep
     /// theirs. Does nothing before a module's first call, since the module hash is not known until then.
+    ///
+    /// Rows in the remote stay, and are found again: `torchcache clear URL` removes them, and
+    /// [`remove`](Self::remove) has this process compute them.
     pub fn clear(&self) {
         self.discard_digests();
         if let Some(tiers) = self.tiers() {

@@ -38,7 +38,7 @@ impl TorchCache {
             return None;
         }
         let stats = self.counted();
-        let found = stats.memory.hits + stats.disk.hits;
+        let found = stats.memory.hits + stats.disk.hits + stats.remote.hits;
         let times = lock(&self.hash_changes).add(found, stats.calls);
         (times == MAX_CHANGES).then(|| Reason::ChangingHash {
             times,

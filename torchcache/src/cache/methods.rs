@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use super::cuts::CutHistory;
+use super::fetch_costs::FetchCosts;
 use super::placements::Placements;
 use super::shapes::OutputShapes;
 use super::stats::Counters;
@@ -34,6 +35,8 @@ pub(crate) struct Method {
     pub(crate) cuts: CutHistory,
     /// How often other calls had the rows that calls waited for.
     pub(crate) waits: Attempts,
+    /// How long fetches from the remote and forwards took.
+    pub(crate) fetch_costs: FetchCosts,
     pub(crate) placements: Placements,
     pub(crate) shapes: OutputShapes,
     /// What the first call of it returned.
@@ -110,6 +113,7 @@ impl Method {
             counters: Arc::new(Counters::new()),
             cuts: CutHistory::new(),
             waits: Attempts::new(),
+            fetch_costs: FetchCosts::new(),
             placements: Placements::default(),
             shapes: OutputShapes::new(),
             returned: OnceLock::new(),

@@ -7,7 +7,7 @@ use tch::{Device, Kind};
 use crate::identity::{Fingerprint, Fingerprinter, Watcher};
 use crate::options::size::Size;
 use crate::options::table::{for_each_option, option_kind};
-use crate::options::{Eviction, OptionsBuilder};
+use crate::options::{Eviction, OptionsBuilder, RemoteFeature, RemoteMode};
 
 /// A field type that can override an option of type `T`: the option's own type, a type that
 /// converts to it without loss, and `Option` of these, where `None` keeps the attribute's value.
@@ -46,6 +46,7 @@ settings! {
     u32: u32 = |value| *value;
     f64: f64 = |value| *value;
     Eviction: Eviction = |value| *value;
+    RemoteMode: RemoteMode = |value| *value;
     Size: Size = |value| value.clone(),
         u64 = |value| Size::from(*value),
         u32 = |value| Size::from(u64::from(*value)),
@@ -91,6 +92,16 @@ impl Fingerprint for Eviction {
             Eviction::Lru => "Lru",
             Eviction::Never => "Never",
             Eviction::Auto => "Auto",
+        });
+    }
+}
+
+impl Fingerprint for RemoteMode {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.variant(match self {
+            RemoteMode::ReadWrite => "ReadWrite",
+            RemoteMode::ReadOnly => "ReadOnly",
+            RemoteMode::WriteOnly => "WriteOnly",
         });
     }
 }
@@ -144,8 +155,10 @@ macro_rules! define_overrides {
         #[doc(hidden)]
         impl Overrides<'_> {$(
             /// The field that overrides the option of this name.
-            pub fn $name(&mut self, field: &impl Setting<option_kind!(overridden $kind)>) {
-                self.set(field.setting(), |options, value| options.$name(value));
+            pub fn $name(&mut self, field: &option_kind!(field $kind)) {
+                self.set(field.setting(), |options, value| {
+                    option_kind!(apply $kind options $name value)
+                });
             }
         )*}
     };

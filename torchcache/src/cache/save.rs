@@ -68,14 +68,18 @@ impl Tiers {
             (store.epoch(), mark, memory.by_schema(&missing))
         };
         for (schema, keys, found) in held {
-            let shape = [keys.len() as i64, schema.row_bytes() as i64];
+            let row_bytes = schema.row_bytes();
+            let shape = [keys.len() as i64, row_bytes as i64];
             let bytes = Tensor::f_empty(shape, (Kind::Uint8, Device::Cpu))?;
             overwrite_rows(&bytes, &found)?;
             let batch = PackedRows { schema, bytes }.to_batch(&keys)?;
-            store.put(batch.since(epoch));
+            let present = store.put(batch.since(epoch));
             if store.epoch() != epoch {
                 return Ok(false);
             }
+            // They were computed here, but for those that the disk once had. The upload leaves out what the remote has.
+            let present: Vec<usize> = present.into_iter().map(|(row, _)| row).collect();
+            self.upload(&keys, &present, row_bytes, epoch);
             self.memory().mark_saved(&keys, mark);
         }
         Ok(true)

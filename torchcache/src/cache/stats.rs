@@ -1,16 +1,16 @@
 //! What a cache did and holds: the counters of a handle, and the statistics made from them.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use torchcache_store::size::human;
+use torchcache_store::remote::{self, BreakerState, ObjectErrorKind};
+use torchcache_store::remote_tier::RemoteTier;
 use torchcache_store::{FaultCounts, Store};
 
 use super::tiers::Tiers;
 
 /// Declares statistics, and the atomic counters that the `counted` ones are read from. `reported`
-/// ones are sums that the tiers count, `held` ones are what the tiers hold now.
+/// ones are sums that the tiers count, `held` ones are what the tiers hold now, and `shown` ones are no numbers.
 macro_rules! stats {
     (
         $(#[$meta:meta])*
@@ -18,6 +18,7 @@ macro_rules! stats {
             $(counted { $($(#[$counted_doc:meta])* $counted:ident,)* })?
             $(reported { $($(#[$reported_doc:meta])* $reported:ident: $reported_type:ty,)* })?
             $(held { $($(#[$held_doc:meta])* $held:ident,)* })?
+            $(shown { $($(#[$shown_doc:meta])* $shown:ident: $shown_type:ty,)* })?
             $(nested {
                 $($(#[$nested_doc:meta])* $nested:ident: $nested_stats:ty, $nested_counters:ty;)*
             })?
@@ -30,6 +31,7 @@ macro_rules! stats {
             $($($(#[$counted_doc])* pub $counted: $unit,)*)?
             $($($(#[$reported_doc])* pub $reported: $reported_type,)*)?
             $($($(#[$held_doc])* pub $held: $unit,)*)?
+            $($($(#[$shown_doc])* pub $shown: $shown_type,)*)?
             $($($(#[$nested_doc])* pub $nested: $nested_stats,)*)?
         }
 
@@ -69,6 +71,7 @@ macro_rules! stats {
                     $($($counted: self.$counted.since(&before.$counted),)*)?
                     $($($reported: self.$reported.since(&before.$reported),)*)?
                     $($($held: self.$held,)*)?
+                    $($($shown: self.$shown,)*)?
                     $($($nested: self.$nested.since(&before.$nested),)*)?
                 }
             }
@@ -99,7 +102,7 @@ stats! {
             stored,
             /// Rows that were given to the tiers by [`import`](crate::TorchCache::import).
             imported,
-            /// Rows that [`read_ahead`](crate::TorchCache::read_ahead) brought from the disk into memory.
+            /// Rows that [`read_ahead`](crate::TorchCache::read_ahead) brought from the disk or the remote into memory.
             read_ahead,
             /// Hits that were computed again: see [`Options::verify`](crate::Options::verify).
             verified,
@@ -116,6 +119,8 @@ stats! {
             memory: TierStats, TierCounters;
             /// The disk tier.
             disk: TierStats, TierCounters;
+            /// The remote tier.
+            remote: RemoteStats, RemoteCounters;
             /// The time spent in each stage of a call.
             time: TimeStats, TimeCounters;
             /// The faults that were taken as misses.
@@ -149,6 +154,46 @@ stats! {
 }
 
 stats! {
+    /// What the [remote tier](crate::Options::remote) of this process did. Requests are what an object store bills.
+    RemoteStats, RemoteCounters: u64 {
+        counted {
+            /// Rows found in it.
+            hits,
+            /// Rows that it has and that were computed, since the forward takes clearly less time.
+            skipped,
+        }
+        reported {
+            /// Requests that list objects, a page each.
+            lists: u64,
+            /// Requests that read an object or a part of one.
+            gets: u64,
+            /// Requests that put an object.
+            puts: u64,
+            /// Bytes of objects that were received.
+            bytes_in: u64,
+            /// Bytes of objects that were put.
+            bytes_out: u64,
+            /// Rows that were uploaded.
+            uploaded: u64,
+            /// Computed rows that it had already.
+            present: u64,
+            /// Computed rows that were not uploaded: too many were pending, or the disk did not keep them for so long.
+            dropped: u64,
+        }
+        held {
+            /// Computed rows that are not uploaded yet.
+            pending,
+            /// Rows that it is known to have.
+            rows,
+        }
+        shown {
+            /// Whether requests are made.
+            state: RemoteState,
+        }
+    }
+}
+
+stats! {
     /// The time spent in each stage of a call.
     TimeStats, TimeCounters: Duration {
         counted {
@@ -161,6 +206,8 @@ stats! {
             hashing,
             /// Looking up rows and copying hits.
             loading,
+            /// Waiting for rows of the remote.
+            fetching,
             /// In the forward. Where it queues work on a GPU, until that is queued: the call returns before it is done.
             forward,
             /// Giving computed rows to the tiers.
@@ -189,8 +236,26 @@ stats! {
         reported {
             /// Faults of the disk tier.
             disk: FaultCounts,
+            /// Requests to the remote that failed.
+            remote: u64,
+            /// Rows and row tables of the remote that are not as they were written.
+            remote_corrupt: u64,
         }
     }
+}
+
+/// Whether requests are made to the remote tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RemoteState {
+    /// The cache has no remote tier.
+    #[default]
+    Absent,
+    /// They are.
+    On,
+    /// They are not, since the last ones failed. The background makes one from time to time, to see whether the others
+    /// can be made again.
+    Off,
 }
 
 /// Where the rows of one call came from.
@@ -199,6 +264,7 @@ pub(crate) struct RowCounts {
     pub(crate) rows: usize,
     pub(crate) memory: usize,
     pub(crate) disk: usize,
+    pub(crate) remote: usize,
     /// Rows with the key of an earlier row of the call.
     pub(crate) duplicates: usize,
     /// Rows that other calls computed meanwhile.
@@ -266,7 +332,7 @@ impl Unit for Duration {
 impl Stats {
     /// Rows that did not have to be computed.
     pub fn hits(&self) -> u64 {
-        self.memory.hits + self.disk.hits + self.duplicates + self.awaited
+        self.memory.hits + self.disk.hits + self.remote.hits + self.duplicates + self.awaited
     }
 
     /// An estimate of the time saved: the time that the hits would have taken at the mean speed of
@@ -279,7 +345,8 @@ impl Stats {
         let time = &self.time;
         let spared = time.forward.as_secs_f64() / self.misses as f64 * self.hits() as f64;
         let idle = time.watching + time.attaching + time.waiting;
-        let spent = idle + time.hashing + time.loading + time.storing + time.verifying;
+        let loading = time.loading + time.fetching;
+        let spent = idle + time.hashing + loading + time.storing + time.verifying;
         Some(Duration::from_secs_f64(
             (spared - spent.as_secs_f64()).max(0.0),
         ))
@@ -323,6 +390,38 @@ impl Stats {
             (self.disk.evicted, self.disk.refused) = (disk.evicted_rows, disk.refused_rows);
             self.faults.disk = disk.faults;
         }
+        if let Some(remote) = tiers.remote.as_ref().map(RemoteTier::stats) {
+            self.add_remote(&remote);
+        }
+    }
+}
+
+impl Stats {
+    fn add_remote(&mut self, tier: &remote::RemoteStats) {
+        let (requests, uploads) = (&tier.requests, &tier.uploads);
+        self.remote = RemoteStats {
+            lists: requests.lists,
+            gets: requests.gets,
+            puts: requests.puts,
+            bytes_in: requests.bytes_in,
+            bytes_out: requests.bytes_out,
+            uploaded: uploads.uploaded,
+            present: uploads.present,
+            dropped: uploads.dropped,
+            pending: uploads.pending_rows,
+            rows: tier.indexed_rows,
+            state: match tier.breaker {
+                BreakerState::Closed => RemoteState::On,
+                BreakerState::Open | BreakerState::Probing => RemoteState::Off,
+            },
+            ..self.remote
+        };
+        let answers = [ObjectErrorKind::NotFound, ObjectErrorKind::AlreadyExists];
+        let failures = ObjectErrorKind::ALL.iter();
+        // Those that are off were not made.
+        let failures = failures.filter(|&&it| it != ObjectErrorKind::Off && !answers.contains(&it));
+        self.faults.remote = failures.map(|&kind| requests.errors(kind)).sum();
+        self.faults.remote_corrupt = tier.corrupt;
     }
 }
 
@@ -344,6 +443,8 @@ impl FaultStats {
             ("row layout", self.layout),
             ("hashing", self.hashing),
             ("opening the disk tier", self.open),
+            ("requests to the remote", self.remote),
+            ("corruption in the remote", self.remote_corrupt),
         ];
         let disk = self.disk.iter().map(|(fault, count)| (fault.name(), count));
         own.into_iter().chain(disk).filter(|(_, count)| *count > 0)
@@ -361,6 +462,7 @@ impl Counters {
             (&self.rows, call.rows),
             (&self.memory.hits, call.memory),
             (&self.disk.hits, call.disk),
+            (&self.remote.hits, call.remote),
             (&self.duplicates, call.duplicates),
             (&self.awaited, call.awaited),
             (&self.misses, call.computed),
@@ -372,96 +474,6 @@ impl Counters {
     /// Adds the time since `start`.
     pub(crate) fn time(counter: &AtomicU64, start: Instant) {
         counter.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
-    }
-}
-
-impl fmt::Display for Stats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let share = |rows: u64| match self.rows {
-            0 => String::new(),
-            all => format!("{:5.1} %", rows as f64 / all as f64 * 100.0),
-        };
-        writeln!(
-            f,
-            "calls      {:>12}   {} bypassed",
-            self.calls, self.bypassed
-        )?;
-        writeln!(f, "rows       {:>12}", self.rows)?;
-        for (name, rows) in [
-            ("  memory   ", self.memory.hits),
-            ("  disk     ", self.disk.hits),
-            ("  repeated ", self.duplicates),
-            ("  computed ", self.misses),
-        ] {
-            writeln!(f, "{name}{rows:>12}   {}", share(rows))?;
-        }
-        if self.awaited > 0 {
-            let (rows, waited) = (self.awaited, seconds(self.time.waiting));
-            let share = share(rows);
-            writeln!(f, "  awaited  {rows:>12}   {share}, waited {waited}")?;
-        }
-        for (name, rows) in [
-            ("imported  ", self.imported),
-            ("read ahead", self.read_ahead),
-        ] {
-            if rows > 0 {
-                writeln!(f, "{name} {rows:>12}")?;
-            }
-        }
-        for (name, tier, queued) in [
-            ("in memory  ", &self.memory, 0),
-            ("on disk    ", &self.disk, self.queued),
-        ] {
-            let queued = match queued {
-                0 => String::new(),
-                rows => format!(", {rows} rows not written yet"),
-            };
-            writeln!(
-                f,
-                "{name}{:>12}   {}{queued}, {} rows evicted, {} refused",
-                tier.rows,
-                human(tier.bytes),
-                tier.evicted,
-                tier.refused
-            )?;
-        }
-        for (name, time) in [
-            ("watching   ", self.time.watching),
-            ("attaching  ", self.time.attaching),
-            ("hashing    ", self.time.hashing),
-            ("loading    ", self.time.loading),
-            ("forward    ", self.time.forward),
-            ("storing    ", self.time.storing),
-        ] {
-            writeln!(f, "{name}{:>12}", seconds(time))?;
-        }
-        if self.verified > 0 {
-            writeln!(
-                f,
-                "verified   {:>12}   {}, {} mismatched",
-                self.verified,
-                seconds(self.time.verifying),
-                self.mismatched
-            )?;
-        }
-        for (fault, count) in self.faults.iter() {
-            writeln!(f, "fault      {count:>12}   {fault}")?;
-        }
-        match self.time_saved() {
-            Some(time) => write!(f, "saved      {:>12}   estimated", seconds(time)),
-            None => write!(
-                f,
-                "saved      {:>12}   no row was computed to estimate from",
-                "-"
-            ),
-        }
-    }
-}
-
-fn seconds(time: Duration) -> String {
-    match time.as_secs_f64() {
-        seconds if seconds < 1.0 => format!("{:.2} ms", seconds * 1e3),
-        seconds => format!("{seconds:.2} s"),
     }
 }
 
@@ -503,21 +515,5 @@ mod tests {
         assert_eq!(since.time.forward, Duration::from_nanos(500));
         assert_eq!(since.faults.iter().collect::<Vec<_>>(), [("hashing", 4)]);
         assert_eq!(after.since(&after).faults.total(), 0);
-    }
-
-    #[test]
-    fn display_shows_rows_by_where_they_came_from() {
-        let counters = Counters::new();
-        Counters::add(&counters.calls, 2);
-        Counters::add(&counters.rows, 8);
-        Counters::add(&counters.memory.hits, 4);
-        Counters::add(&counters.misses, 4);
-        Counters::add(&counters.faults.memory, 1);
-        let table = counters.snapshot().to_string();
-        assert!(table.contains("memory              4    50.0 %"), "{table}");
-        assert!(
-            table.contains("fault                 1   memory tier"),
-            "{table}"
-        );
     }
 }

@@ -1,4 +1,4 @@
-//! The memory and disk tiers of one cache. Caches of this process with the same module hash and
+//! The tiers of one cache: memory, disk and remote. Caches of this process with the same module hash and
 //! directory share them.
 
 use std::collections::HashMap;
@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use torchcache_store::remote_tier::RemoteTier;
 use torchcache_store::{Compression, Config, Store, StoreError};
 
 use super::directory::{self, Unusable};
 use super::epoch::Epoch;
 use super::flights::RowFlights;
+use super::remote;
 use crate::error::{Detail, Error};
 use crate::identity::{Claim, Identity};
 use crate::key::Key;
@@ -27,6 +29,8 @@ pub(crate) struct Tiers {
     pub(super) short_hash: ShortHash,
     location: DiskLocation,
     pub(crate) store: Option<Store>,
+    /// What machines share, behind the store.
+    pub(crate) remote: Option<RemoteTier>,
     /// Why there is no store although one is configured.
     pub(crate) disk_fault: Option<DiskFault>,
     /// The claims of the module hash. They end after the rows in memory.
@@ -90,7 +94,8 @@ impl Tiers {
     ///
     /// # Errors
     ///
-    /// A directory that cannot be used, and an invalid `TORCHCACHE_MAX_DIR_SIZE` or `TORCHCACHE_MAX_MEMORY`.
+    /// A directory or a remote that cannot be used, and an invalid `TORCHCACHE_MAX_DIR_SIZE`, `TORCHCACHE_MAX_MEMORY` or
+    /// `TORCHCACHE_REMOTE_MODE`.
     /// Where the options named the same directory for `previous`, it was usable then: so it is a fault of
     /// the machine now, such as a disk that became read-only.
     pub(crate) fn open(
@@ -116,12 +121,17 @@ impl Tiers {
                 (Some(root), None, Some(DiskFault { reason, at }))
             }
         };
+        let remote = match &store {
+            Some(store) => remote::open(store, options, &identity.hash)?,
+            None => None,
+        };
         let memory = shared_memory((identity.hash.clone(), root), previous, options, budget);
         Ok(Tiers {
             memory,
             short_hash: ShortHash::of(&identity.hash),
             location,
             store,
+            remote,
             disk_fault,
             _claims: identity.claims.clone(),
         })
@@ -129,12 +139,12 @@ impl Tiers {
 
     /// Whether rows are found by later processes.
     pub(crate) fn outlives_the_process(&self) -> bool {
-        self.store.is_some() && self.location.directory.is_some()
+        self.store.is_some() && (self.location.directory.is_some() || self.remote.is_some())
     }
 
     /// Whether rows are on disk, and removed when the process ends.
     pub(crate) fn ends_with_the_process(&self) -> bool {
-        self.store.is_some() && self.location.directory.is_none()
+        self.store.is_some() && !self.outlives_the_process()
     }
 
     /// Whether it is time to retry a disk tier that could not be opened.
@@ -160,7 +170,19 @@ impl Tiers {
         Some(Epoch { memory, store })
     }
 
-    /// Removes every row, also those of calls that are under way.
+    /// Has rows uploaded that were given to the store in one of its epochs, except for those that it held already:
+    /// `present`, by their positions in rising order.
+    pub(crate) fn upload(&self, keys: &[Key], present: &[usize], row_bytes: usize, epoch: u64) {
+        let (Some(store), Some(remote)) = (&self.store, &self.remote) else {
+            return;
+        };
+        if store.epoch() == epoch {
+            let own = (0..keys.len()).filter(|row| present.binary_search(row).is_err());
+            remote.push(own.map(|row| (keys[row], row_bytes as u32)));
+        }
+    }
+
+    /// Removes every row, also those of calls that are under way. Those of the remote stay.
     pub(crate) fn clear(&self) {
         let _removing = self.begin_removal(None);
         if let Some(store) = &self.store {
@@ -168,7 +190,7 @@ impl Tiers {
         }
     }
 
-    /// Removes the rows of these keys. Calls under way keep none of their rows, whatever the keys.
+    /// Removes the rows of these keys; those in the remote are not found any more. Calls under way keep none of their rows, whatever the keys.
     ///
     /// # Errors
     ///
@@ -180,6 +202,9 @@ impl Tiers {
         }
         let removed = self.store.as_ref().map(|store| store.remove(keys));
         removed.transpose().map_err(Detail::NotRemoved)?;
+        if let Some(remote) = &self.remote {
+            remote.supersede(keys);
+        }
         Ok(())
     }
 

@@ -1,8 +1,9 @@
-//! Rows of the disk tier: locating, checking and reading them, and writing computed ones.
+//! Rows of the disk tier and of the remote: checking and reading located ones, and writing rows to the disk.
 
 use std::sync::Arc;
 
 use tch::{Kind, TchError, Tensor};
+use torchcache_store::remote::RemoteRow;
 use torchcache_store::{Located, RowBatch, Store};
 
 use crate::cache::warnings::Reason;
@@ -10,36 +11,63 @@ use crate::memory::rows::{FoundRows, PackedRows, RowBytes, RowSource};
 use crate::schema::TensorSchema;
 use crate::tensor::raw;
 
-/// Rows of one schema that the store located.
-#[derive(Debug)]
-pub(crate) struct LocatedRows {
-    pub(crate) schema: Arc<TensorSchema>,
-    positions: Vec<usize>,
-    located: Vec<Located>,
+/// A row that a tier located.
+pub(crate) trait LocatedRow: Clone {
+    /// The schema that it was stored with.
+    fn schema(&self) -> &[u8];
+
+    /// The length of its value.
+    fn len(&self) -> usize;
 }
 
-impl LocatedRows {
+impl LocatedRow for Located {
+    fn schema(&self) -> &[u8] {
+        self.schema()
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl LocatedRow for RemoteRow {
+    fn schema(&self) -> &[u8] {
+        self.schema()
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Rows of one schema that a tier located.
+#[derive(Debug)]
+pub(crate) struct LocatedRows<R> {
+    pub(crate) schema: Arc<TensorSchema>,
+    positions: Vec<usize>,
+    located: Vec<R>,
+}
+
+impl<R: LocatedRow> LocatedRows<R> {
     /// Checks located rows, given with their positions; `None` where there are none.
     ///
     /// # Errors
     ///
     /// Rows of several schemas, which no one output can hold, or of a schema of another version.
-    pub(crate) fn check(
-        located: impl Iterator<Item = (usize, Located)>,
-    ) -> Result<Option<Self>, Reason> {
-        let (positions, located): (Vec<usize>, Vec<Located>) = located.unzip();
+    pub(crate) fn check(located: impl Iterator<Item = (usize, R)>) -> Result<Option<Self>, Reason> {
+        let (positions, located): (Vec<usize>, Vec<R>) = located.unzip();
         let Some(first) = located.first() else {
             return Ok(None);
         };
         let schema = TensorSchema::decode(first.schema()).ok_or(Reason::ForeignRows)?;
-        let agrees = |row: &Located| {
+        let agrees = |row: &R| {
             row.schema() == first.schema()
                 || TensorSchema::decode(row.schema()).is_some_and(|other| other.agrees(&schema))
         };
         if !located.iter().all(agrees) {
             return Err(Reason::ChangingShape);
         }
-        if located.iter().any(|row| row.len != schema.row_bytes()) {
+        if located.iter().any(|row| row.len() != schema.row_bytes()) {
             return Err(Reason::ForeignRows);
         }
         Ok(Some(LocatedRows {
@@ -54,6 +82,11 @@ impl LocatedRows {
         &self.positions
     }
 
+    /// How many bytes they are together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.located.len() * self.schema.row_bytes()
+    }
+
     /// Some of the rows, by their places among these, which become their positions.
     pub(crate) fn only(&self, places: &[usize]) -> Self {
         LocatedRows {
@@ -66,8 +99,12 @@ impl LocatedRows {
         }
     }
 
-    /// Reads the rows into one tensor. Rows that the store cannot read are left out.
-    pub(crate) fn read(self, store: &Store) -> Result<(Vec<usize>, PackedRows), TchError> {
+    /// Reads the rows into one tensor. `read` reads rows into buffers of their lengths, and returns for each whether it
+    /// was read: the others are left out.
+    pub(crate) fn read(
+        self,
+        read: impl FnOnce(&[R], &mut [&mut [u8]]) -> Vec<bool>,
+    ) -> Result<(Vec<usize>, PackedRows), TchError> {
         let LocatedRows {
             schema,
             mut positions,
@@ -81,7 +118,7 @@ impl LocatedRows {
             } else {
                 bytes.chunks_exact_mut(row_bytes).collect()
             };
-            store.read(&located, &mut rows)
+            read(&located, &mut rows)
         })?;
         if !read.iter().all(|&read| read) {
             let rows: Vec<usize> = (0..read.len()).filter(|&row| read[row]).collect();
@@ -93,28 +130,32 @@ impl LocatedRows {
     }
 }
 
-/// Queues rows for the disk. Returns the rows that the store already holds: theirs are the values
-/// from now on.
-///
-/// # Errors
-///
-/// Whatever libtorch reports when those cannot be read.
-pub(crate) fn put(
-    store: &Store,
-    rows: RowBatch,
-    schema: &TensorSchema,
-) -> Result<Vec<FoundRows>, TchError> {
-    let winners = store.put(rows);
-    match LocatedRows::check(winners.into_iter()) {
+/// What became of rows that were queued for the disk.
+#[derive(Debug)]
+pub(crate) struct QueuedRows {
+    /// The positions of those that the store holds already, in rising order.
+    pub(crate) present: Vec<usize>,
+    /// Their values, which are those of the rows from now on, as far as they can be read and have the same schema.
+    pub(crate) winners: Result<Vec<FoundRows>, TchError>,
+}
+
+/// Queues rows for the disk.
+pub(crate) fn put(store: &Store, rows: RowBatch, schema: &TensorSchema) -> QueuedRows {
+    let located = store.put(rows);
+    let present = located.iter().map(|(position, _)| *position).collect();
+    let winners = match LocatedRows::check(located.into_iter()) {
         Ok(Some(winners)) if winners.schema.agrees(schema) => {
-            let (positions, winners) = winners.read(store)?;
-            Ok(vec![FoundRows {
-                source: RowSource::Disk,
-                positions,
-                bytes: RowBytes::Packed(winners.bytes),
-            }])
+            let read = winners.read(|rows, out| store.read(rows, out));
+            read.map(|(positions, winners)| {
+                vec![FoundRows {
+                    source: RowSource::Disk,
+                    positions,
+                    bytes: RowBytes::Packed(winners.bytes),
+                }]
+            })
         }
         // Rows of another schema do not fit into this output.
         _ => Ok(Vec::new()),
-    }
+    };
+    QueuedRows { present, winners }
 }

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use tch::Device;
 use torchcache_store::flight::may_wait;
 
 use super::frame::Frame;
@@ -169,6 +170,7 @@ impl CachedCall<'_> {
         code: &[u8; 32],
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<Result<(), Reason>, Stop<O>> {
+        let (start, rows) = (Instant::now(), lookup.missing().count());
         // Calls that wait for rows which are not kept would run one after another.
         let computed = self
             .compute_missing(lookup, is_cut, body)
@@ -177,6 +179,10 @@ impl CachedCall<'_> {
                 Ok(computed)
             })
             .inspect_err(|_| self.method.waits.note_failure())?;
+        if computed.bytes.device() == Device::Cpu {
+            // Of others, only queueing was measured.
+            self.method.fetch_costs.note_forward(rows, start.elapsed());
+        }
         let unchanged = self.check_unchanged();
         if unchanged.is_ok() {
             let keys = self.keys_to_store(lookup, frame, code)?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tch::Device;
 
 use super::outcome::{Flattened, Unfit};
-use super::store::TierWriter;
+use super::store::{Origin, TierWriter};
 use crate::cache::epoch::Epoch;
 use crate::cache::handle::TorchCache;
 use crate::cache::stats::Counters;
@@ -72,7 +72,7 @@ impl CheckedImport {
             epoch: self.epoch,
         };
         if !self.keys.is_empty() {
-            writer.store(&self.keys, &self.rows, self.device);
+            writer.store(&self.keys, &self.rows, self.device, Origin::Computed);
         }
         Counters::add(&self.counters.imported, self.keys.len());
         Counters::time(&self.counters.time.storing, start);

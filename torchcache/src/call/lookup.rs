@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::mem::take;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tch::{Device, TchError, Tensor};
 use torchcache_store::Store;
+use torchcache_store::remote::RemoteRow;
+use torchcache_store::remote_tier::RemoteTier;
 
 use super::assemble::{assemble, in_order};
-use super::disk::LocatedRows;
+use super::disk::{LocatedRow, LocatedRows};
 use crate::cache::stats::RowCounts;
 use crate::cache::warnings::Reason;
 use crate::key::Key;
@@ -86,6 +89,7 @@ impl Lookup {
             rows,
             memory: from(RowSource::Memory),
             disk: from(RowSource::Disk),
+            remote: from(RowSource::Remote),
             duplicates: rows - self.keys.len(),
             awaited: from(RowSource::OtherCall),
             computed: from(RowSource::Forward),
@@ -191,14 +195,10 @@ impl Lookup {
         memory_device: impl FnOnce(&TensorSchema) -> Device,
         devices: &CallDevices,
     ) -> Result<Option<(Vec<Key>, PackedRows)>, Reason> {
-        let located = store.locate(&self.missing_keys());
-        let located = self.missing.iter().zip(located);
-        let located = located.filter_map(|(&position, row)| Some((position, row?)));
-        let Some(located) = LocatedRows::check(located)? else {
+        let Some(located) = self.check_located(store.locate(&self.missing_keys()))? else {
             return Ok(None);
         };
-        self.set_schema(&located.schema)?;
-        let (positions, mut read) = located.read(store)?;
+        let (positions, mut read) = located.read(|rows, out| store.read(rows, out))?;
         let output_device = read.schema.device(devices);
         if memory_device(&read.schema) == output_device
             && let Ok(on_device) = read.to_device(output_device)
@@ -206,14 +206,67 @@ impl Lookup {
             // Copied once, for both.
             read = on_device;
         }
+        Ok(self.add_read(RowSource::Disk, positions, read))
+    }
+
+    /// Those of the missing rows that the remote has.
+    ///
+    /// # Errors
+    ///
+    /// Rows that do not fit into one output, or are of another version.
+    pub(crate) fn locate_remotely(
+        &self,
+        remote: &RemoteTier,
+        deadline: Instant,
+    ) -> Result<Option<LocatedRows<RemoteRow>>, Reason> {
+        self.check_located(remote.locate(&self.missing_keys(), deadline))
+    }
+
+    /// Finds located rows in the remote, as far as they arrive before the deadline. Returns them with their keys, for the
+    /// nearer tiers to keep.
+    pub(crate) fn find_remotely(
+        &mut self,
+        remote: &RemoteTier,
+        located: LocatedRows<RemoteRow>,
+        deadline: Instant,
+    ) -> Result<Option<(Vec<Key>, PackedRows)>, Reason> {
+        let (positions, read) = located.read(|rows, out| remote.read(rows, out, deadline))?;
+        Ok(self.add_read(RowSource::Remote, positions, read))
+    }
+
+    /// Checks what a tier located of the missing rows.
+    fn check_located<R: LocatedRow>(
+        &self,
+        located: Vec<Option<R>>,
+    ) -> Result<Option<LocatedRows<R>>, Reason> {
+        let located = self.missing.iter().zip(located);
+        let located = located.filter_map(|(&position, row)| Some((position, row?)));
+        let located = LocatedRows::check(located)?;
+        match &located {
+            Some(rows) if !self.accepts(&rows.schema) => Err(Reason::ChangingShape),
+            _ => Ok(located),
+        }
+    }
+
+    /// Adds rows that were read. Returns them with their keys, if there are any.
+    fn add_read(
+        &mut self,
+        source: RowSource,
+        positions: Vec<usize>,
+        read: PackedRows,
+    ) -> Option<(Vec<Key>, PackedRows)> {
+        if positions.is_empty() {
+            return None;
+        }
+        self.schema.get_or_insert_with(|| read.schema.clone());
         let keys = positions.iter().map(|&position| self.keys[position]);
         let keys = keys.collect();
         self.add(FoundRows {
-            source: RowSource::Disk,
+            source,
             positions,
             bytes: RowBytes::Packed(read.bytes.shallow_clone()),
         });
-        Ok(Some((keys, read)))
+        Some((keys, read))
     }
 
     /// Allocates the output, if rows are gathered on its device. Found rows are copied there last: a call without memory

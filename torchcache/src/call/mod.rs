@@ -16,6 +16,8 @@ mod outcome;
 mod peek;
 mod read_ahead;
 mod recheck;
+mod remote;
+mod remote_wait;
 mod request;
 mod requested;
 mod shapes;
@@ -51,7 +53,8 @@ use lookup::Lookup;
 use outcome::{Flattened, Stop, Unfit};
 pub use peek::{PeekedRow, Tier};
 use recheck::{Comparison, Recomputing};
-use store::TierWriter;
+use remote_wait::RemoteWait;
+use store::{Origin, TierWriter};
 
 /// Runs `body` through the cache of `target`: on the rows that no tier holds. `training`: the call bypasses the cache.
 /// `describe` reads the arguments, plain ones if it is passed `true`.
@@ -144,6 +147,7 @@ fn run_cached<O: Output>(
     if uses_tiers {
         call.find_in_memory(&mut lookup)?;
         call.find_on_disk(&mut lookup)?;
+        call.find_remotely(&mut lookup)?;
         if lookup.has_found() && options.persistent_module_hash().is_none() {
             // Rows are stored by keys that have the code of all functions that the body called.
             method.note_callees_known();
@@ -187,6 +191,7 @@ struct CachedCall<'a> {
     structure: String,
     /// What the first keys of its rows have in common.
     prefix: OnceCell<Key>,
+    remote_wait: RemoteWait,
 }
 
 impl<'a> CachedCall<'a> {
@@ -218,6 +223,7 @@ impl<'a> CachedCall<'a> {
             devices: CallDevices::new(cache.module_device(), arguments.devices()),
             structure: structure::<O>(),
             prefix: OnceCell::new(),
+            remote_wait: RemoteWait::default(),
         })
     }
 
@@ -317,7 +323,8 @@ impl<'a> CachedCall<'a> {
     fn find_again<O>(&self, lookup: &mut Lookup) -> Result<(), Stop<O>> {
         let start = Instant::now();
         self.find_in(self.cache.tiers.memory(), start, lookup)?;
-        self.find_on_disk(lookup)
+        self.find_on_disk(lookup)?;
+        self.find_remotely(lookup)
     }
 
     fn find_in<O>(
@@ -726,11 +733,12 @@ impl<'a> CachedCall<'a> {
         Ok(PackedRows { schema, bytes })
     }
 
-    /// Hands computed rows to both tiers, which keep the first copy of each row.
+    /// Hands computed rows to the tiers, which keep the first copy of each row.
     fn store(&self, keys: &[Key], computed: &PackedRows) {
         let start = Instant::now();
         let device = self.memory_device(&computed.schema);
-        self.writer().store(keys, computed, device);
+        let origin = Origin::Computed;
+        self.writer().store(keys, computed, device, origin);
         Counters::add(&self.counters.stored, keys.len());
         Counters::time(&self.counters.time.storing, start);
     }
@@ -860,6 +868,7 @@ impl<'a> CachedCall<'a> {
             module = self.target.name(),
             memory = rows.memory,
             disk = rows.disk,
+            remote = rows.remote,
             computed = rows.computed,
             awaited = rows.awaited,
             "{} rows",

@@ -1,8 +1,7 @@
 //! Where the tiers have the rows of a call.
 
 use std::collections::BTreeSet;
-
-use torchcache_store::Store;
+use std::time::Instant;
 
 use crate::cache::tiers::Tiers;
 use crate::key::Key;
@@ -44,6 +43,8 @@ pub enum Tier {
     Memory,
     /// Rows on disk, or queued for it.
     Disk,
+    /// Rows in the [remote](crate::Options::remote), as far as this process knows.
+    Remote,
 }
 
 /// Where the tiers have rows of these keys, which have `prefix` in common.
@@ -54,39 +55,59 @@ pub(super) fn find(tiers: &Tiers, keys: &[Key], prefix: Key) -> Vec<PeekedRow> {
         keys.iter().map(find).collect()
     };
     if let Some(store) = &tiers.store {
-        find_on_disk(store, keys, &mut found);
+        find_in(Tier::Disk, |keys| store.locate(keys), keys, &mut found);
+    }
+    if let Some(remote) = &tiers.remote {
+        let known = |keys: &[Key]| remote.locate(keys, Instant::now());
+        find_in(Tier::Remote, known, keys, &mut found);
     }
     let rows = keys.iter().zip(found);
     rows.map(|(&key, tier)| PeekedRow { key, prefix, tier })
         .collect()
 }
 
-fn find_on_disk(store: &Store, keys: &[Key], tiers: &mut [Option<Tier>]) {
+/// Finds rows in a tier that are in no nearer one.
+fn find_in<R>(
+    tier: Tier,
+    locate: impl FnOnce(&[Key]) -> Vec<Option<R>>,
+    keys: &[Key],
+    tiers: &mut [Option<Tier>],
+) {
     let missing = tiers.iter().zip(keys).filter(|(tier, _)| tier.is_none());
     let missing: Vec<Key> = missing.map(|(_, key)| *key).collect();
     let missing_tiers = tiers.iter_mut().filter(|tier| tier.is_none());
-    for (tier, located) in missing_tiers.zip(store.locate(&missing)) {
-        *tier = located.map(|_| Tier::Disk);
+    for (found, located) in missing_tiers.zip(locate(&missing)) {
+        *found = located.map(|_| tier);
     }
 }
 
 /// The distinct schemas of rows with these keys, as far as this version can read them.
 pub(super) fn schemas<'k>(tiers: &Tiers, keys: impl Iterator<Item = &'k Key>) -> Vec<TensorSchema> {
     let mut schemas: Vec<TensorSchema> = Vec::new();
-    let mut on_disk = Vec::new();
+    let mut elsewhere = Vec::new();
     {
         let memory = tiers.memory();
         for key in keys {
             match memory.schema_of(key) {
                 Some(schema) if schemas.contains(schema) => {}
                 Some(schema) => schemas.push(TensorSchema::clone(schema)),
-                None => on_disk.push(*key),
+                None => elsewhere.push(*key),
             }
         }
     }
-    let store = tiers.store.iter().filter(|_| !on_disk.is_empty());
-    let located = store.flat_map(|store| store.locate(&on_disk)).flatten();
-    let encoded: BTreeSet<Vec<u8>> = located.map(|row| row.schema().to_vec()).collect();
-    schemas.extend(encoded.iter().filter_map(|it| TensorSchema::decode(it)));
+    let mut encoded = BTreeSet::new();
+    if let Some(store) = tiers.store.as_ref().filter(|_| !elsewhere.is_empty()) {
+        let located = store.locate(&elsewhere);
+        encoded.extend(located.iter().flatten().map(|row| row.schema().to_vec()));
+    }
+    if let Some(remote) = tiers.remote.as_ref().filter(|_| !elsewhere.is_empty()) {
+        let located = remote.locate(&elsewhere, Instant::now());
+        encoded.extend(located.iter().flatten().map(|row| row.schema().to_vec()));
+    }
+    schemas.extend(
+        encoded
+            .iter()
+            .filter_map(|it: &Vec<u8>| TensorSchema::decode(it)),
+    );
     schemas
 }

@@ -1,17 +1,25 @@
-//! Rows that a thread in the background reads from the disk into memory, before the call that asks for them.
+//! Rows that a thread in the background reads from the disk or the remote into memory, before the call that asks for
+//! them.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tch::{Device, TchError};
+use torchcache_store::remote_tier::RemoteTier;
+use torchcache_store::{Located, Store};
 
-use super::disk::LocatedRows;
+use super::disk::{self, LocatedRows};
 use super::insert::Insert;
 use crate::cache::epoch::Epoch;
 use crate::cache::stats::Counters;
 use crate::cache::tiers::Tiers;
 use crate::cache::warnings::Reason;
 use crate::key::Key;
-use crate::schema::CallDevices;
+use crate::memory::rows::overwrite_rows;
+use crate::schema::{CallDevices, TensorSchema};
+
+/// How long the rows of one request may take to arrive from the remote. The end of the cache waits for them.
+const REMOTE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Rows to read, which were not in memory.
 #[derive(Debug)]
@@ -28,7 +36,7 @@ pub(super) struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// Reads the rows that are on disk and still not in memory, as far as memory admits them.
+    /// Reads the rows that are on disk or in the remote and still not in memory, as far as memory admits them.
     pub(super) fn read(self) {
         match self.try_read() {
             Ok(rows) => Counters::add(&self.counters.read_ahead, rows),
@@ -52,31 +60,48 @@ impl ReadAhead {
             let memory = self.tiers.memory();
             keys.retain(|key| !memory.contains(key));
         }
-        let located = store.locate(&keys).into_iter().enumerate();
-        let located = located.filter_map(|(position, row)| Some((position, row?)));
-        let Some(located) = LocatedRows::check(located)? else {
-            return Ok(0);
+        let mut missing = Vec::new();
+        let mut on_disk = Vec::new();
+        for (position, located) in store.locate(&keys).into_iter().enumerate() {
+            match located {
+                Some(located) => on_disk.push((position, located)),
+                None => missing.push(keys[position]),
+            }
+        }
+        let read = match LocatedRows::check(on_disk.into_iter())? {
+            Some(located) => self.with_device(&located.schema, |device| {
+                self.read_to(store, &keys, &located, device)
+            })?,
+            None => 0,
         };
-        let schema = located.schema.clone();
+        let remote = self.tiers.remote.as_ref().filter(|_| !missing.is_empty());
+        let fetched = remote.map(|remote| self.fetch(store, remote, &missing));
+        Ok(read + fetched.transpose()?.unwrap_or(0))
+    }
+
+    /// Does this with the device on which memory keeps rows.
+    fn with_device(
+        &self,
+        schema: &TensorSchema,
+        keep: impl Fn(Device) -> Result<usize, TchError>,
+    ) -> Result<usize, TchError> {
         let device = self.device.unwrap_or_else(|| schema.device(&self.devices));
-        match self.read_to(&keys, &located, device) {
+        match keep(device) {
             // As for rows of a call, for which the device has no memory.
-            Err(_) if device != Device::Cpu => Ok(self.read_to(&keys, &located, Device::Cpu)?),
-            read => Ok(read?),
+            Err(_) if device != Device::Cpu => keep(Device::Cpu),
+            kept => kept,
         }
     }
 
-    /// Reads those of the rows for which memory has room. Returns how many these are.
+    /// Reads those of the rows on disk for which memory has room. Returns how many these are.
     fn read_to(
         &self,
+        store: &Store,
         keys: &[Key],
-        located: &LocatedRows,
+        located: &LocatedRows<Located>,
         device: Device,
     ) -> Result<usize, TchError> {
         let (tiers, schema) = (&self.tiers, &located.schema);
-        let Some(store) = &tiers.store else {
-            return Ok(0);
-        };
         let positions = located.positions();
         let of_located: Vec<Key> = positions.iter().map(|&position| keys[position]).collect();
         let mut insert = Insert::reserve(tiers, of_located.into(), schema, device, self.epoch)?;
@@ -84,9 +109,31 @@ impl ReadAhead {
         if admitted.is_empty() {
             return Ok(0);
         }
-        let (read, rows) = located.only(&admitted).read(store)?;
+        let (read, rows) = located
+            .only(&admitted)
+            .read(|rows, out| store.read(rows, out))?;
         insert.narrow(&read);
         insert.copy_rows(&rows)?;
         Ok(insert.publish().count)
+    }
+
+    /// Fetches rows that the remote has, for the disk, and for memory as far as that has room. Returns how many are in
+    /// memory now.
+    fn fetch(&self, store: &Store, remote: &RemoteTier, keys: &[Key]) -> Result<usize, Reason> {
+        let deadline = Instant::now() + REMOTE_TIMEOUT;
+        let located = remote.locate(keys, deadline).into_iter().enumerate();
+        let located = located.filter_map(|(position, row)| Some((position, row?)));
+        let Some(located) = LocatedRows::check(located)? else {
+            return Ok(0);
+        };
+        let (positions, rows) = located.read(|rows, out| remote.read(rows, out, deadline))?;
+        let keys: Vec<Key> = positions.iter().map(|&position| keys[position]).collect();
+        let batch = rows.to_batch(&keys)?.since(self.epoch.store);
+        overwrite_rows(&rows.bytes, &disk::put(store, batch, &rows.schema).winners?)?;
+        let kept = self.with_device(&rows.schema, |device| {
+            let insert = Insert::fill(&self.tiers, &keys, &rows, device, self.epoch)?;
+            Ok(insert.publish().count)
+        });
+        Ok(kept?)
     }
 }

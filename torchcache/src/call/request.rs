@@ -28,7 +28,7 @@ pub(super) enum Request {
     Recompute,
     /// It takes them from the caller.
     Import,
-    /// It has those on disk read into memory.
+    /// It has those on disk and in the remote read into memory.
     ReadAhead,
 }
 
@@ -130,6 +130,9 @@ impl TorchCache {
     /// call of a module opens its cache. Nothing else changes: no row is read or counted, or becomes the most recently
     /// used.
     ///
+    /// The remote is not asked: rows are there as far as this process has learned before, and those that do not arrive in
+    /// time are computed after all.
+    ///
     /// The answer holds until a tier evicts a row, or a thread or process stores or clears one. As with a call, rows that
     /// another process wrote less than 200 ms ago may be missing, and rows of a function whose callees are not known
     /// before [its body ran](crate::torchcache#methods) once in this process. A row on disk that turns out to be corrupt
@@ -145,7 +148,7 @@ impl TorchCache {
         Ok(rows)
     }
 
-    /// Removes the rows of a call from memory and disk, so that the next call with them computes them. `call` makes the
+    /// Removes the rows of a call from memory and disk, and has this process find them in the remote no more, so that the next call with them computes them. `call` makes the
     /// call, as for [`peek`](Self::peek). Returns what `peek` would have returned.
     ///
     /// ```
@@ -177,6 +180,9 @@ impl TorchCache {
     /// cache later does. Calls that are under way keep none of their rows, whatever their keys, and neither do calls that
     /// begin before it returns. Another process that has the cache open may find the rows in its memory, and on disk
     /// until it looks for new files; rows that it is computing or has queued are stored.
+    ///
+    /// No object of the remote changes: other processes find the rows there, until this one has uploaded those that it
+    /// computes in their place.
     ///
     /// # Errors
     ///
@@ -307,9 +313,9 @@ impl TorchCache {
         }
     }
 
-    /// Has the rows of a call that are on disk read into memory in the background, so that the call finds them there: the
-    /// next batch of a training loop, while the present one is in use. `call` makes the call, as for [`peek`](Self::peek).
-    /// Returns how many of its rows are to be read.
+    /// Has the rows of a call that are on disk or in the remote read into memory in the background, so that the call finds
+    /// them there: the next batch of a training loop, while the present one is in use. `call` makes the call, as for
+    /// [`peek`](Self::peek). Returns how many of its rows are to be read.
     ///
     /// ```
     /// use tch::{Kind, Tensor};
@@ -334,7 +340,7 @@ impl TorchCache {
     /// ```
     ///
     /// The body does not run, and the call returns a placeholder. It returns once the keys are computed, which takes
-    /// least with ids, since the call computes them again; it waits for no disk. One thread for each cache reads what
+    /// least with ids, since the call computes them again; it waits for no disk and no remote. One thread for each cache reads what
     /// was requested, in order, and [`Stats::read_ahead`](crate::Stats::read_ahead) counts the rows that it brought into
     /// memory. A call that comes before its rows are read reads them itself. At most 32 requests wait: then the oldest is
     /// dropped, and its call reads the rows. So requesting too much costs no wait and no wrong row.
@@ -345,13 +351,17 @@ impl TorchCache {
     /// have. Rows that are removed or cleared before they are read stay away, and a corrupt one is a counted fault. Where the
     /// handle is dropped or the module changes, requests that wait are dropped.
     ///
+    /// Rows of the remote are kept on disk, also where memory does not admit them. The thread waits up to ten seconds for
+    /// those of one request, whatever `remote_timeout` is. Those that are not known yet when this returns, since nothing was
+    /// learned of the remote so far, are read all the same and not counted.
+    ///
     /// # Errors
     ///
     /// Those of [`peek`](Self::peek). Without a disk tier it returns 0.
     pub fn read_ahead<R>(&self, call: impl FnOnce() -> R) -> Result<usize, Error> {
         let (_placeholder, rows) = self.request(Request::ReadAhead, call)?;
-        let on_disk = |row: &&PeekedRow| row.tier == Some(Tier::Disk);
-        Ok(rows.iter().filter(on_disk).count())
+        let is_read = |row: &&PeekedRow| matches!(row.tier, Some(Tier::Disk | Tier::Remote));
+        Ok(rows.iter().filter(is_read).count())
     }
 
     /// Asks this of the calls that `call` makes, and returns what it returned and what was found of their rows.

@@ -57,16 +57,21 @@ impl CachedCall<'_> {
         Ok(found)
     }
 
-    /// Has the rows on disk read into memory in the background.
+    /// Has the rows on disk and in the remote read into memory in the background.
     fn read_ahead(&self, found: &[PeekedRow]) {
-        let on_disk = found.iter().filter(|row| row.tier == Some(Tier::Disk));
-        let on_disk: BTreeSet<Key> = on_disk.map(|row| row.key).collect();
-        let Some(epoch) = self.epoch.filter(|_| !on_disk.is_empty()) else {
+        // It may not be known yet which rows the remote has: the background waits for that.
+        let has_remote = self.cache.tiers.remote.is_some();
+        let is_read = |row: &&PeekedRow| match row.tier {
+            Some(tier) => tier != Tier::Memory,
+            None => has_remote,
+        };
+        let keys: BTreeSet<Key> = found.iter().filter(is_read).map(|row| row.key).collect();
+        let Some(epoch) = self.epoch.filter(|_| !keys.is_empty()) else {
             return;
         };
         let rows = ReadAhead {
             tiers: self.cache.tiers.clone(),
-            keys: on_disk.into_iter().collect(),
+            keys: keys.into_iter().collect(),
             epoch,
             device: self.options.memory_cache_device(),
             devices: self.devices.clone(),

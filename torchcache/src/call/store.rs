@@ -1,7 +1,6 @@
 //! [`TierWriter`]: gives rows to the tiers, which keep the first copy of each.
 
 use tch::{Device, TchError};
-use torchcache_store::RowBatch;
 
 use super::disk;
 use super::insert::Insert;
@@ -12,6 +11,15 @@ use crate::cache::tiers::Tiers;
 use crate::cache::warnings::{Reason, first_line};
 use crate::key::Key;
 use crate::memory::rows::{FoundRows, PackedRows, overwrite_rows};
+
+/// Where rows come from that are given to the tiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This process computed or imported them: they are uploaded to the remote.
+    Computed,
+    /// The remote has them.
+    Remote,
+}
 
 /// The tiers of a call, and where its faults are counted and logged.
 pub(super) struct TierWriter<'a, N> {
@@ -27,7 +35,7 @@ pub(super) struct TierWriter<'a, N> {
 impl<N: Fn() -> String> TierWriter<'_, N> {
     /// Hands rows to both tiers, which keep the first copy of each row: `rows` are overwritten with those that won.
     /// `device`: where memory keeps them.
-    pub(super) fn store(&self, keys: &[Key], rows: &PackedRows, device: Device) {
+    pub(super) fn store(&self, keys: &[Key], rows: &PackedRows, device: Device, origin: Origin) {
         let disk = self.tiers.store.as_ref().zip(self.epoch);
         // All rows go to the disk: they are copied to the host once, for both tiers.
         let host = disk.map(|_| rows.to_device(Device::Cpu));
@@ -44,8 +52,14 @@ impl<N: Fn() -> String> TierWriter<'_, N> {
                 self.tiers.memory().saved().doubt();
                 self.handle.add_unwritten(keys.len() as u64);
             }
-            let put = |batch: RowBatch| disk::put(store, batch.since(epoch.store), &rows.schema);
-            let winners = batch.and_then(put);
+            let winners = batch.and_then(|batch| {
+                let queued = disk::put(store, batch.since(epoch.store), &rows.schema);
+                if origin == Origin::Computed {
+                    let row_bytes = rows.schema.row_bytes();
+                    (self.tiers).upload(keys, &queued.present, row_bytes, epoch.store);
+                }
+                queued.winners
+            });
             if let (Some(insert), Ok(winners)) = (&mut insert, &winners) {
                 winners
                     .iter()

@@ -80,6 +80,7 @@ impl PackedRows {
 pub(crate) enum RowSource {
     Memory,
     Disk,
+    Remote,
     /// Another call, which computed them meanwhile.
     OtherCall,
     /// The forward of this call.

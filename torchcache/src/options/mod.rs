@@ -9,6 +9,7 @@ pub(crate) mod table;
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind};
+pub use torchcache_store::remote::RemoteMode;
 
 use crate::error::{Detail, Error};
 
@@ -32,6 +33,17 @@ pub enum Eviction {
     Auto,
 }
 
+/// Implemented by every type, if the feature `remote` is on: the option [`remote`](Options::remote) needs it.
+#[diagnostic::on_unimplemented(
+    message = "the option `remote` needs the feature `remote` of the crate `torchcache`",
+    label = "the feature `remote` is off",
+    note = "switch it on in Cargo.toml: add `features = [\"remote\"]` to the dependency, or remove the option"
+)]
+pub trait RemoteFeature {}
+
+#[cfg(feature = "remote")]
+impl<T: ?Sized> RemoteFeature for T {}
+
 macro_rules! define_options {
     ($(
         #[doc = $summary:literal]
@@ -43,7 +55,7 @@ macro_rules! define_options {
         /// Each option is an argument of the attribute (`#[torchcache(persistent = true)]`), a field
         /// `torchcache_<option>` of an annotated struct, which takes precedence, and a method of
         /// [`OptionsBuilder`]. Sizes are bytes, or text such as `"2 GB"`; in the attribute, `eviction`
-        /// is `"lru"`, `"never"` or `"auto"`.
+        /// is `"lru"`, `"never"` or `"auto"`, and `remote_mode` is `"read-write"`, `"read-only"` or `"write-only"`.
         ///
         /// | option | default | meaning |
         /// | --- | --- | --- |
@@ -170,6 +182,12 @@ impl OptionsBuilder {
         &self.options
     }
 
+    /// The option `remote` of a field, for which the feature was checked.
+    pub(crate) fn checked_remote(mut self, url: String) -> Self {
+        self.options.remote = Some(url);
+        self
+    }
+
     fn refuse_size(&mut self, name: &'static str, text: String) {
         self.invalid_size.get_or_insert((name, text));
     }
@@ -196,6 +214,13 @@ impl Options {
                 "zstd_compression",
                 "true with `persistent = false`",
                 "`persistent = true`, since only rows on disk are compressed",
+            );
+        }
+        if let Some(url) = self.remote.as_ref().filter(|_| !self.persistent) {
+            return refuse(
+                "remote",
+                format!("{url:?} with `persistent = false`"),
+                "`persistent = true`, since rows get to the remote by the disk",
             );
         }
         if !(-7..=22).contains(&self.zstd_compression_level) {
@@ -259,12 +284,17 @@ impl Options {
                 "a share of the hits from 0.0 (off) to 1.0 (all)",
             );
         }
-        if !(0.0..=86_400.0).contains(&self.single_flight_timeout) {
-            return refuse(
-                "single_flight_timeout",
-                format!("{:?}", self.single_flight_timeout),
-                "seconds from 0.0 (off) to 86400.0 (a day)",
-            );
+        for (name, seconds) in [
+            ("single_flight_timeout", self.single_flight_timeout),
+            ("remote_timeout", self.remote_timeout),
+        ] {
+            if !(0.0..=86_400.0).contains(&seconds) {
+                return refuse(
+                    name,
+                    format!("{seconds:?}"),
+                    "seconds from 0.0 (off) to 86400.0 (a day)",
+                );
+            }
         }
         Ok(())
     }
@@ -351,6 +381,7 @@ mod tests {
                 let shown = match &*format!("{:?}", Options::default().$name()) {
                     "Some(Cpu)" => "Device::Cpu".to_owned(),
                     "Auto" => "\"auto\"".to_owned(),
+                    "ReadWrite" => "\"read-write\"".to_owned(),
                     bytes if bytes.ends_with("000000000") => {
                         format!("{} GB", bytes.trim_end_matches("000000000"))
                     }
@@ -499,6 +530,10 @@ mod tests {
                 "single_flight_timeout",
                 builder().single_flight_timeout(f64::NAN),
             ),
+            ("remote_timeout", builder().remote_timeout(-1.0)),
+            ("remote_timeout", builder().remote_timeout(f64::NAN)),
+            #[cfg(feature = "remote")]
+            ("remote", builder().remote("s3://bucket")),
         ] {
             let error = options.build().expect_err(name);
             assert!(

@@ -150,6 +150,32 @@ macro_rules! for_each_option {
             ///
             /// Set it to 0.0 for a body that waits for threads which call the same cache.
             single_flight_timeout: [copy f64] = 10.0, "10.0";
+
+            /// The object store that machines share rows through; needs `persistent` and the feature `remote`.
+            ///
+            /// `s3://bucket/prefix` or `file:///directory`; `gs://bucket/prefix` with the feature `gcs`, and
+            /// `az://container/prefix` with `azure`. `None` is `TORCHCACHE_REMOTE` where that is set, which a cache that is
+            /// not persistent ignores. Endpoint, region and credentials are those of the variables that the cloud's own tools
+            /// use, such as `AWS_ENDPOINT_URL`. Not part of the identity.
+            ///
+            /// Rows that are neither in memory nor on disk are looked up there, and those found are kept on disk and in
+            /// memory. Rows that this process computes are uploaded in the background:
+            /// [`flush_remote`](crate::TorchCache::flush_remote) waits for that. A failure of the remote makes rows misses,
+            /// and calls wait for it no longer than [`remote_timeout`](Self::remote_timeout). Where the forward was seen to
+            /// take less than a quarter of the time that rows take to arrive, they are computed instead, and
+            /// [`RemoteStats::skipped`](crate::RemoteStats::skipped) counts them.
+            remote: [url] = None, "None";
+
+            /// Whether rows are read from the remote, written to it, or both.
+            ///
+            /// `TORCHCACHE_REMOTE_MODE`, which is `read-write`, `read-only` or `write-only`, takes precedence over it.
+            remote_mode: [copy RemoteMode] = RemoteMode::ReadWrite, "\"read-write\"";
+
+            /// How many seconds one call waits for the remote at most; with 0.0, rows come by
+            /// [`read_ahead`](crate::TorchCache::read_ahead) alone.
+            ///
+            /// Rows that arrived in time are used, and the others are computed.
+            remote_timeout: [copy f64] = 2.0, "2.0";
         }
     };
 }
@@ -160,6 +186,7 @@ macro_rules! option_kind {
     (stored [size]) => { u64 };
     (stored [bound]) => { Bound };
     (stored [text]) => { String };
+    (stored [url]) => { Option<String> };
     (stored [optional text]) => { Option<String> };
     (stored [optional path]) => { Option<PathBuf> };
     (stored [optional $type:ty]) => { Option<$type> };
@@ -170,12 +197,14 @@ macro_rules! option_kind {
 
     (returned [bound]) => { u64 };
     (returned [text]) => { &str };
+    (returned [url]) => { Option<&str> };
     (returned [optional text]) => { Option<&str> };
     (returned [optional path]) => { Option<&Path> };
     (returned $kind:tt) => { $crate::options::table::option_kind!(stored $kind) };
 
     (read [bound] $field:expr) => { $field.bytes };
     (read [text] $field:expr) => { &$field };
+    (read [url] $field:expr) => { $field.as_deref() };
     (read [optional text] $field:expr) => { $field.as_deref() };
     (read [optional path] $field:expr) => { $field.as_deref() };
     (read $kind:tt $field:expr) => { $field };
@@ -184,6 +213,7 @@ macro_rules! option_kind {
     (taken [size]) => { impl Into<Size> };
     (taken [bound]) => { impl Into<Size> };
     (taken [text]) => { impl Into<String> };
+    (taken [url]) => { impl Into<String> + RemoteFeature };
     (taken [optional text]) => { impl Into<String> };
     (taken [optional path]) => { impl Into<PathBuf> };
     (taken [optional $type:ty]) => { impl Into<Option<$type>> };
@@ -203,6 +233,9 @@ macro_rules! option_kind {
             Err(text) => $builder.refuse_size(stringify!($name), text),
         }
     };
+    (set [url] $builder:ident $name:ident $value:ident) => {
+        $builder.options.$name = Some($value.into())
+    };
     (set [optional text] $builder:ident $name:ident $value:ident) => {
         $builder.options.$name = Some($value.into())
     };
@@ -213,7 +246,15 @@ macro_rules! option_kind {
         $builder.options.$name = $value.into()
     };
 
-    // The type that an override field converts into.
+    // What an override field is.
+    (field [url]) => { impl Setting<String> + RemoteFeature };
+    (field $kind:tt) => { impl Setting<$crate::options::table::option_kind!(overridden $kind)> };
+
+    (apply [url] $options:ident $name:ident $value:ident) => { $options.checked_remote($value) };
+    (apply $kind:tt $options:ident $name:ident $value:ident) => { $options.$name($value) };
+
+    // The type that it converts into.
+    (overridden [url]) => { String };
     (overridden [copy $type:ty]) => { $type };
     (overridden [size]) => { Size };
     (overridden [bound]) => { Size };
