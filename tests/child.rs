@@ -12,6 +12,7 @@ use torchcache::{Cached, Fingerprint, Options, Prefill, TorchCache, torchcache};
 
 mod bounds;
 mod local_items;
+mod shared_rows;
 
 /// `x * 2`, in `TORCHCACHE_DIR` or a private directory.
 #[torchcache(persistent = true)]
@@ -63,6 +64,19 @@ fn main() {
         ["store", from, count] => {
             call(double, &rows(number(from), number(count)));
             report(double_cache());
+        }
+        // Stores rows, and uploads those that it computed.
+        ["share", from, count] => shared_rows::share(&rows(number(from), number(count))),
+        ["share-in-memory", from, count] => {
+            shared_rows::share_in_memory(&rows(number(from), number(count)));
+        }
+        // Stores rows and returns from `main`.
+        ["store-to-share", from, count] => {
+            shared_rows::store(&rows(number(from), number(count)));
+        }
+        // Stores rows, which are not uploaded before it is killed.
+        ["store-until-killed", from, count] => {
+            shared_rows::store_until_killed(&rows(number(from), number(count)));
         }
         // Stores rows until it is killed, and prints how many rows each flush acknowledged.
         ["stream", flush_every] => {

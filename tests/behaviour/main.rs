@@ -60,6 +60,7 @@ mod raw;
 mod read_ahead;
 mod reentrancy;
 mod refresh;
+mod remote;
 mod remove;
 mod sample_ids;
 mod shared_arguments;

@@ -11,6 +11,8 @@ pub(crate) fn child(directory: Option<&Path>, words: &[&str]) -> Command {
     command
         .args(words)
         .env_remove("TORCHCACHE_DIR")
+        .env_remove("TORCHCACHE_REMOTE")
+        .env_remove("TORCHCACHE_REMOTE_MODE")
         .env_remove("TORCHCACHE_DISABLE");
     if let Some(directory) = directory {
         command.env("TORCHCACHE_DIR", directory);

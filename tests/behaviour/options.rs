@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
-use torchcache::{ErrorKind, Eviction, Options, TorchCache, torchcache};
+use torchcache::{ErrorKind, Eviction, Options, RemoteMode, TorchCache, torchcache};
 
 use crate::support::{Ran, assert_panics, random, same};
 
@@ -25,6 +25,9 @@ use crate::support::{Ran, assert_panics, random, same};
     version = "two",
     verify = 0.25,
     single_flight_timeout = 2.5,
+    remote = format!("file://{}", std::env::temp_dir().display()),
+    remote_mode = "read-only",
+    remote_timeout = 0,
 )]
 fn everything(xs: &Tensor) -> Tensor {
     xs * 2
@@ -50,6 +53,9 @@ fn every_option_is_an_attribute_argument() {
         .version("two")
         .verify(0.25)
         .single_flight_timeout(2.5)
+        .remote(format!("file://{}", std::env::temp_dir().display()))
+        .remote_mode(RemoteMode::ReadOnly)
+        .remote_timeout(0.0)
         .build()
         .unwrap();
     assert_eq!(options, expected);

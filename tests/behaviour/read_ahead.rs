@@ -12,7 +12,7 @@ use crate::support::{Scale, counts, random, same};
 
 /// Waits for what the background thread does, as long as a slow machine may take.
 #[track_caller]
-fn wait_until(done: impl Fn() -> bool) {
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < Duration::from_secs(60), "in vain");
