@@ -9,6 +9,8 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use rustix::process::geteuid;
 
+pub use crate::sys::fork;
+
 /// The command that starts `program`, which plays a role on a directory.
 pub fn command(program: &str, role: &str, dir: &Path, args: &[String]) -> Command {
     let mut command = Command::new(program);

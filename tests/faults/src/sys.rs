@@ -11,7 +11,7 @@ use rustix::process::Pid;
 
 /// Forks. The child runs `child` and exits with the code that it returns, after its exit hooks. It has
 /// only the thread that calls this.
-pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
+pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     // SAFETY: a plain system call. The copy's memory is as the other threads left it: a lock that one
     // of them held stays held, but nothing that is safe to call becomes unsound by that. The C
     // library sees to its own locks, those of the allocator among them.

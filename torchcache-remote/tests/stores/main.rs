@@ -2,6 +2,7 @@
 
 mod contract;
 mod faults;
+mod process;
 mod profiles;
 mod servers;
 mod support;
