@@ -6,6 +6,7 @@
 
 pub mod cases;
 pub mod compaction;
+pub mod dir_objects;
 pub mod faulty;
 pub mod fuzzed;
 pub mod memory;

@@ -76,7 +76,7 @@ pub(super) extern "C" fn exit_hook() {
     }
 }
 
-/// Writes what is queued, uploads what is left and removes private directories. Waits for a disk no longer than the
+/// Writes what is queued, uploads pending rows and removes private directories. Waits for a disk no longer than the
 /// longest stall timeout of the stores, and for uploads ten seconds, over all calls.
 fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
     let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! Threads that upload rows: what wakes them, and the end of the process, which asks all of them to upload what is left
+//! Threads that upload rows: what wakes them, and the end of the process, which asks all of them to upload all pending rows
 //! and waits for them together. It joins none: a request may hang for longer.
 
 use std::path::{Path, PathBuf};

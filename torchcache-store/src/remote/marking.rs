@@ -1,5 +1,5 @@
 //! Puts read marks: which segments this machine read rows of, by day. A mark has what all processes of the machine read,
-//! so each adds to what is there.
+//! so each adds to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;

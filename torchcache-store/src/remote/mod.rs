@@ -22,7 +22,8 @@
 //! interval is 30 s at first and doubles to 5 min while nothing changes. Everything is listed at the start, every hour,
 //! after an object was found to be gone, and, at most every 5 min, when the hint changed and the listing shows nothing:
 //! then its writer's clock is behind. Footers are kept on the local disk, so that opening a cache again costs one
-//! listing. The index has the rows of the newest segments, as many as [`RemoteConfig::max_rows`] allows.
+//! listing. The index has the rows of the newest segments, as many as [`RemoteConfig::max_rows`] allows. Of several copies
+//! of a row, the newest is read.
 //!
 //! # Reading
 //!
@@ -76,7 +77,7 @@ use self::client::{Caller, Client};
 use self::footers::FooterFiles;
 use self::marking::ReadMarking;
 use self::segment::RemoteSegment;
-use self::upload::{Remotes, Uploads};
+use self::upload::{Origin, Remotes, Uploads};
 use self::wanted::WantedSegments;
 use self::warnings::{Warning, Warnings};
 use crate::fs::FileSystem;
@@ -316,13 +317,23 @@ impl Remote {
     /// Has rows uploaded that this process computed: their keys, and the lengths of their stored values. Returns those
     /// that there is room for: none if the remote is only read.
     pub fn push(&self, rows: impl IntoIterator<Item = (Key, u32)>) -> Pushed {
+        self.push_from(Origin::Here, rows)
+    }
+
+    /// The same for rows that were computed by a process that is gone. A [`flush`](Self::flush) does not report their
+    /// loss: that process may not have stored them.
+    pub fn push_again(&self, rows: impl IntoIterator<Item = (Key, u32)>) -> Pushed {
+        self.push_from(Origin::Before, rows)
+    }
+
+    fn push_from(&self, origin: Origin, rows: impl IntoIterator<Item = (Key, u32)>) -> Pushed {
         if self.mode == RemoteMode::ReadOnly {
             return Pushed::default();
         }
         let mut count = 0;
         let rows = rows.into_iter().inspect(|_| count += 1);
         let (now, supersessions) = (self.client.clock.now(), self.catalog.rows.supersessions());
-        let pushed = self.uploads.push(now, supersessions, rows);
+        let pushed = self.uploads.push(now, supersessions, origin, rows);
         if count > pushed.rows.len() {
             let reason = format_args!(
                 "{} of {count} rows found no room",
@@ -339,7 +350,7 @@ impl Remote {
         self.uploads.settled_rows()
     }
 
-    /// Has no copy of these rows used, whoever put it, until this process has put one that was
+    /// Has no copy of these rows used, from whichever process, until this process has put one that was
     /// [pushed](Self::push) later. That one then replaces the others for all readers. Takes up to 24 bytes a row meanwhile.
     ///
     /// To be called once the rows are removed where the [`RecordSource`] finds them.

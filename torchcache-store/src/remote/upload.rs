@@ -132,11 +132,27 @@ pub struct Pushed {
 #[derive(Clone, Copy, Debug)]
 struct PendingRow {
     key: Key,
-    /// How many it adds to an object.
-    bytes: u64,
     since: Instant,
     /// How many calls had superseded rows.
     supersessions: u64,
+    stored_len: u32,
+    origin: Origin,
+}
+
+impl PendingRow {
+    /// How many bytes it adds to an object.
+    fn bytes(&self) -> u64 {
+        u64::from(self.stored_len) + ROW_OVERHEAD
+    }
+}
+
+/// Which process computed a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This one. A flush reports its loss.
+    Here,
+    /// One that is gone.
+    Before,
 }
 
 #[derive(Debug)]
@@ -186,6 +202,8 @@ struct Batch {
     present: u64,
     removed: u64,
     lost: u64,
+    /// Of these, those whose loss a flush reports.
+    unreported: u64,
 }
 
 /// Whether one more row fits into an object.
@@ -258,6 +276,7 @@ impl Uploads {
         &self,
         now: Instant,
         supersessions: u64,
+        origin: Origin,
         rows: impl Iterator<Item = (Key, u32)>,
     ) -> Pushed {
         let mut pushed = Pushed::default();
@@ -266,23 +285,24 @@ impl Uploads {
             backlog.delay = MIN_DELAY;
         }
         for (key, stored_len) in rows {
-            let bytes = u64::from(stored_len) + ROW_OVERHEAD;
+            let row = PendingRow {
+                key,
+                since: now,
+                supersessions,
+                stored_len,
+                origin,
+            };
             let counts = &mut backlog.counts;
-            let total = counts.pending_bytes + bytes;
+            let total = counts.pending_bytes + row.bytes();
             if counts.pending_rows >= self.max_rows as u64 || total > self.max_bytes {
                 counts.dropped += 1;
-                backlog.unreported += 1;
+                backlog.unreported += u64::from(origin == Origin::Here);
                 continue;
             }
             counts.pending_rows += 1;
             counts.pending_bytes = total;
             pushed.rows.push((key, stored_len));
-            backlog.rows.push_back(PendingRow {
-                key,
-                bytes,
-                since: now,
-                supersessions,
-            });
+            backlog.rows.push_back(row);
         }
         pushed.end = backlog.ended + backlog.rows.len() as u64;
         pushed
@@ -471,7 +491,7 @@ impl Uploads {
         let mut backlog = self.backlog();
         backlog.rows.drain(..batch.rows);
         backlog.ended += batch.rows as u64;
-        backlog.unreported += batch.lost;
+        backlog.unreported += batch.unreported;
         let counts = &mut backlog.counts;
         counts.pending_rows -= batch.rows as u64;
         counts.pending_bytes -= batch.bytes;
@@ -499,16 +519,16 @@ impl Uploads {
         }
         let mut batch = Batch::default();
         let mut keys: Vec<Key> = Vec::new();
-        let mut pushed: HashMap<Key, u64> = HashMap::new();
+        let mut pushed: HashMap<Key, PendingRow> = HashMap::new();
         for row in &self.backlog().rows {
-            let bytes = batch.bytes + row.bytes;
+            let bytes = batch.bytes + row.bytes();
             if batch.rows == MOST_ROWS || batch.rows > 0 && bytes > OBJECT_BYTES {
                 break;
             }
             batch.rows += 1;
             batch.bytes = bytes;
             keys.push(row.key);
-            pushed.insert(row.key, row.supersessions);
+            pushed.insert(row.key, *row);
         }
         // Before the records are read: what is superseded later is another copy.
         let supersessions = catalog.rows.supersessions();
@@ -533,9 +553,12 @@ impl Uploads {
                 left.remove(key);
             }
         });
-        let is_removed = |key: &&Key| superseded.get(*key) > pushed.get(*key);
-        batch.removed = left.iter().filter(is_removed).count() as u64;
-        batch.lost = left.len() as u64 - batch.removed;
+        for row in left.iter().filter_map(|key| pushed.get(key)) {
+            let is_removed = superseded.get(&row.key) > Some(&row.supersessions);
+            batch.removed += u64::from(is_removed);
+            batch.lost += u64::from(!is_removed);
+            batch.unreported += u64::from(!is_removed && row.origin == Origin::Here);
+        }
         let (bytes, footer) = builder.finish().map_err(memory)?;
         let rows = footer.row_count() as u64;
         batch.present = batch.rows as u64 - batch.removed - batch.lost - rows;

@@ -33,8 +33,8 @@ impl Warning {
                 "the bucket or container does not exist; no rows are shared; create it, or correct the URL"
             }
             Warning::Unreachable => {
-                "the object store does not answer; rows of other machines are computed here and uploads wait until it \
-                 does; check the network, the endpoint and the URL"
+                "requests to the object store keep failing, so none is made for a while; rows of other machines are \
+                 computed here, and uploads wait; check the network, the endpoint and the URL"
             }
             Warning::Throttled => {
                 "the object store asks for fewer requests; uploads are delayed and some rows are computed here; raise \

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use twox_hash::XxHash3_64;
 
 use crate::catalog::directory;
+use crate::events::Deferring;
 use crate::fs::temp_file::{SUFFIX, TempFile};
 use crate::fs::{Directory, File, FileSystem, file_names, read_exact, remove_if_present};
 use crate::key::Key;
@@ -66,8 +67,8 @@ impl Journal {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Deferring<MutexGuard<'_, State>> {
+        Deferring::new(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes the rows that `push` takes into the backlog.

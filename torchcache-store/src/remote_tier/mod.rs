@@ -20,6 +20,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use self::tier::{SharedTier, Tier};
+use crate::events::Deferred;
 use crate::fork;
 use crate::key::Key;
 use crate::remote::{Clock, ObjectStore, RemoteFlushError, RemoteRow, RemoteStats, SystemClock};
@@ -30,7 +31,7 @@ pub use tier::RemoteTierConfig;
 /// The rows of a store in an object store. Clones are the same one.
 ///
 /// A thread works on it: it learns which rows there are and uploads those that were pushed. When the last clone is
-/// dropped, it uploads what is left and ends; dropping does not wait for that. The end of the process waits for it, for
+/// dropped, it uploads the pending rows and ends; dropping does not wait for that. The end of the process waits for it, for
 /// ten seconds at most. What is not uploaded then is uploaded by the next process that opens the tier.
 ///
 /// No fault of the object store is an error for the caller: rows are misses, faults are counted, and the first of each
@@ -79,6 +80,8 @@ impl RemoteTier {
         config: RemoteTierConfig,
     ) -> RemoteTier {
         let shared = SharedTier::new(store, objects, clock, config);
+        // The end of the process does not wait for it.
+        shared.tier.uploader.end();
         RemoteTier { shared }
     }
 
@@ -106,6 +109,7 @@ impl RemoteTier {
     ///
     /// The caller puts the rows into the store.
     pub fn read(&self, rows: &[RemoteRow], out: &mut [&mut [u8]], deadline: Instant) -> Vec<bool> {
+        let _deferred = Deferred::new();
         self.tier().remote.read(rows, out, deadline)
     }
 
@@ -120,7 +124,7 @@ impl RemoteTier {
         }
     }
 
-    /// Has no copy of these rows used, whoever uploaded it, until this process has uploaded one that was pushed later,
+    /// Has no copy of these rows used, from whichever process, until this process has uploaded one that was pushed later,
     /// which then replaces the others for all readers. For rows that were removed on demand: to be called once the store
     /// has removed them.
     pub fn supersede(&self, keys: &[Key]) {
@@ -133,6 +137,7 @@ impl RemoteTier {
     /// # Errors
     /// [`RemoteFlushError`] if rows were dropped since the last flush, or could not be uploaded before the timeout passed.
     pub fn flush(&self, timeout: Duration) -> Result<(), RemoteFlushError> {
+        let _deferred = Deferred::new();
         let begin = Instant::now();
         let tier = self.tier();
         tier.take_over();

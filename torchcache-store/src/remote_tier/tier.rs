@@ -2,13 +2,14 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use super::fill;
 use super::journal::Journal;
 use crate::engine::Engine;
+use crate::events::Deferred;
 use crate::manifest::{self, Manifest};
 use crate::process::uploads::Uploader;
 use crate::remote::{
@@ -44,8 +45,8 @@ pub(super) struct Tier {
     pub(super) engine: Arc<Engine>,
     pub(super) journal: Journal,
     taken_over: Once,
-    /// For how many objects that were put the manifest was looked at; `None` once the remote has it.
-    manifest_at: Mutex<Option<u64>>,
+    /// For how many objects that were put the manifest was looked at; [`u64::MAX`] once the remote has it.
+    manifest_at: AtomicU64,
     /// A call waited for the first catalog, or none has to.
     pub(super) has_waited: AtomicBool,
     pub(super) uploader: Arc<Uploader>,
@@ -79,7 +80,7 @@ impl SharedTier {
             engine,
             journal: Journal::new(fs, local_dir),
             taken_over: Once::new(),
-            manifest_at: Mutex::new(Some(0)),
+            manifest_at: AtomicU64::new(0),
             has_waited: AtomicBool::new(mode == RemoteMode::WriteOnly),
             uploader: Uploader::new(&dir),
         };
@@ -98,6 +99,8 @@ impl Drop for SharedTier {
 
 impl Tier {
     pub(super) fn work(&self, store: &Store) {
+        // A log subscriber may call what this has taken.
+        let _deferred = Deferred::new();
         self.take_over();
         self.remote.work(&*self.engine);
         self.settle();
@@ -107,6 +110,7 @@ impl Tier {
 
     /// The same where no more rows are pushed.
     pub(super) fn drain(&self) {
+        let _deferred = Deferred::new();
         self.take_over();
         self.remote.drain(&*self.engine);
         self.settle();
@@ -114,10 +118,11 @@ impl Tier {
 
     /// Uploads what can be uploaded before the process ends.
     pub(super) fn finish(&self, until: Instant) {
+        let _deferred = Deferred::new();
         self.take_over();
         if self.remote.stats().breaker == BreakerState::Closed {
             let timeout = until.saturating_duration_since(Instant::now());
-            // What is left is in the journal.
+            // The journal has the others.
             let _ = self.remote.finish(&*self.engine, timeout);
         }
         self.settle();
@@ -131,22 +136,19 @@ impl Tier {
     pub(super) fn take_over(&self) {
         if self.mode != RemoteMode::ReadOnly {
             self.taken_over
-                .call_once(|| self.journal.take_over(|rows| self.remote.push(rows)));
+                .call_once(|| self.journal.take_over(|rows| self.remote.push_again(rows)));
         }
     }
 
     /// Puts the manifest once the remote has rows that this process put.
     fn put_manifest(&self) {
         let objects = self.remote.stats().uploads.objects;
-        let mut looked_at = self
-            .manifest_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let looked_at = self.manifest_at.load(Ordering::Relaxed);
         // After a failure, and where there is no manifest yet, it is looked at after the next object.
-        if looked_at.is_none_or(|looked_at| looked_at == objects) {
+        if looked_at == u64::MAX || looked_at == objects {
             return;
         }
-        *looked_at = Some(objects);
+        self.manifest_at.store(objects, Ordering::Relaxed);
         let read = || {
             let file = self
                 .engine
@@ -160,7 +162,7 @@ impl Tier {
         if let Ok(json) = read()
             && self.remote.put_manifest(json).is_ok()
         {
-            *looked_at = None;
+            self.manifest_at.store(u64::MAX, Ordering::Relaxed);
         }
     }
 

@@ -7,6 +7,7 @@ mod forked;
 pub mod image;
 pub mod neighbour;
 pub mod other_user;
+pub mod remote_tier;
 pub mod shared_dir;
 pub mod shutdown;
 pub mod signals;
@@ -24,6 +25,7 @@ pub const ROLES: &[(&str, Role)] = &[
     ("neighbour", neighbour::run),
     ("shutdown", shutdown::run),
     ("signals", signals::run),
+    ("remote_tier", remote_tier::run),
     ("steady", steady::run),
     ("other_user", other_user::run),
     ("image", image::run),

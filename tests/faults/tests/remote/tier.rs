@@ -80,6 +80,19 @@ fn a_flush_includes_rows_of_a_killed_process() {
 }
 
 #[test]
+fn rows_that_a_killed_process_did_not_store_are_dropped_and_counted() {
+    let bucket = bucket();
+    let here = Host::new(&bucket);
+    here.compute(0..10, LEN);
+    here.store.clear();
+    let next = here.restart();
+    next.flush().expect("they are none of this process");
+    let uploads = next.stats().uploads;
+    assert_eq!((uploads.uploaded, uploads.dropped), (0, 10));
+    assert!(next.tier_files(".journal").is_empty());
+}
+
+#[test]
 fn rows_of_a_living_process_are_left_to_it() {
     let bucket = bucket();
     let here = Host::new(&bucket);
