@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
@@ -16,11 +17,12 @@ use crate::time;
 
 const AFTER_HELP: &str = "\
 DIR is a directory of caches, as given to persistent_cache_dir or TORCHCACHE_DIR; most commands accept \
-the directory of one cache too. HASH is the name of a cache in DIR, or a prefix that no other name has.
+the directory of one cache too. URL is an object store, as given to remote or TORCHCACHE_REMOTE: \
+s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///path. HASH is the name of a cache in DIR or URL, or a prefix that no other name has.
 
 Exit codes: 0 done; 1 done, and found corruption, differences, or no cache named HASH; 2 failed.";
 
-/// Manage the caches that torchcache keeps on disk.
+/// Manage the caches that torchcache keeps on disk and in object stores.
 #[derive(Debug, Parser)]
 #[command(name = "torchcache", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Args {
@@ -45,6 +47,12 @@ pub(crate) enum Command {
     Prune(Prune),
     /// Remove one cache, or all of them.
     Clear(Clear),
+    /// Copy the rows that an object store lacks into it.
+    Push(Push),
+    /// Copy the rows that a directory lacks into it.
+    Pull(Pull),
+    /// Join small segments of an object store.
+    Compact(Compact),
     /// Write the rows of a cache and their keys into a file for Python.
     Export(Export),
     /// Print the keys of rows with ids, for export --keys.
@@ -55,16 +63,66 @@ pub(crate) enum Command {
     Man(Man),
 }
 
+/// Where caches are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Location {
+    Dir(PathBuf),
+    /// An object store.
+    Url(String),
+}
+
+impl Location {
+    /// A directory whose name looks like a URL is named as `./s3://…`.
+    fn new(path: PathBuf) -> Location {
+        match path.to_str() {
+            Some(text) if is_url(text) => Location::Url(text.to_owned()),
+            _ => Location::Dir(path),
+        }
+    }
+}
+
+/// Whether a text begins with a scheme.
+fn is_url(text: &str) -> bool {
+    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+    !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn location() -> impl TypedValueParser<Value = Location> {
+    PathBufValueParser::new().map(Location::new)
+}
+
+/// Refuses URLs.
+fn directory() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match Location::new(path) {
+        Location::Dir(dir) => Ok(dir),
+        Location::Url(_) => Err(
+            "it is a URL, and this works on directories; `torchcache pull` copies caches into one",
+        ),
+    })
+}
+
+/// Refuses directories.
+fn url(text: &str) -> Result<String, &'static str> {
+    match is_url(text) {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "write a URL: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///path",
+        ),
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Ls {
-    /// Directory of caches, or of one cache.
-    pub(crate) dir: PathBuf,
+    /// Directory of caches, or of one cache, or a URL.
+    #[arg(value_name = "DIR|URL", value_parser = location())]
+    pub(crate) dir: Location,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Show {
-    /// Directory of caches, or of one cache.
-    pub(crate) dir: PathBuf,
+    /// Directory of caches, or of one cache, or a URL.
+    #[arg(value_name = "DIR|URL", value_parser = location())]
+    pub(crate) dir: Location,
     /// The cache; not needed if DIR has only one.
     pub(crate) hash: Option<OsString>,
 }
@@ -72,6 +130,7 @@ pub(crate) struct Show {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Diff {
     /// Directory of caches.
+    #[arg(value_parser = directory())]
     pub(crate) dir: PathBuf,
     /// The first cache.
     #[arg(value_name = "HASH")]
@@ -83,8 +142,9 @@ pub(crate) struct Diff {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Check {
-    /// Directory of caches, or of one cache.
-    pub(crate) dir: PathBuf,
+    /// Directory of caches, or of one cache, or a URL.
+    #[arg(value_name = "DIR|URL", value_parser = location())]
+    pub(crate) dir: Location,
     /// Rewrite segments without their corrupt rows, and remove segments that cannot be read at all.
     #[arg(long)]
     pub(crate) repair: bool,
@@ -93,11 +153,12 @@ pub(crate) struct Check {
 #[derive(Debug, clap::Args)]
 #[command(
     group = ArgGroup::new("keep").required(true),
-    override_usage = "torchcache prune [OPTIONS] <--max-size SIZE|--older-than AGE|--keep-latest N> <DIR>"
+    override_usage = "torchcache prune [OPTIONS] <--max-size SIZE|--older-than AGE|--keep-latest N> <DIR|URL>"
 )]
 pub(crate) struct Prune {
-    /// Directory of caches, or of one cache.
-    pub(crate) dir: PathBuf,
+    /// Directory of caches, or of one cache, or a URL.
+    #[arg(value_name = "DIR|URL", value_parser = location())]
+    pub(crate) dir: Location,
     /// Remove the least recently read segments until the others fit: 50GB, "512 MiB".
     #[arg(long, group = "keep", value_name = "SIZE", value_parser = max_size)]
     max_size: Option<Keep>,
@@ -107,6 +168,10 @@ pub(crate) struct Prune {
     /// Keep the N most recently read caches of each type, and remove the others.
     #[arg(long, group = "keep", value_name = "N", value_parser = keep_latest)]
     keep_latest: Option<Keep>,
+    /// On a URL: keep what was put within this time, whatever else is said. Machines that may not write leave no mark
+    /// when they read.
+    #[arg(long, value_name = "AGE", default_value = "7d", value_parser = grace)]
+    pub(crate) grace: Duration,
     /// Only print what would be removed.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -142,6 +207,11 @@ fn older_than(text: &str) -> Result<Keep, &'static str> {
     time::parse_age(text).map(Keep::ReadWithin)
 }
 
+/// `0s` is allowed, unlike for other ages.
+fn grace(text: &str) -> Result<Duration, &'static str> {
+    time::parse_age(text)
+}
+
 /// Refuses 0, which would remove every cache with a manifest.
 fn keep_latest(text: &str) -> Result<Keep, String> {
     match text.parse() {
@@ -153,8 +223,9 @@ fn keep_latest(text: &str) -> Result<Keep, String> {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Clear {
-    /// Directory of caches, or of one cache.
-    pub(crate) dir: PathBuf,
+    /// Directory of caches, or of one cache, or a URL.
+    #[arg(value_name = "DIR|URL", value_parser = location())]
+    pub(crate) dir: Location,
     /// The cache; without it, all of them.
     pub(crate) hash: Option<OsString>,
     /// Only print what would be removed.
@@ -166,9 +237,52 @@ pub(crate) struct Clear {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Push {
+    /// Directory of caches, or of one cache.
+    #[arg(value_parser = directory())]
+    pub(crate) dir: PathBuf,
+    /// The object store.
+    #[arg(value_parser = url)]
+    pub(crate) url: String,
+    /// The cache; without it, all of them.
+    pub(crate) hash: Option<OsString>,
+    /// Only count the rows that would be copied.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pull {
+    /// The object store.
+    #[arg(value_parser = url)]
+    pub(crate) url: String,
+    /// Directory of caches; made if it does not exist.
+    #[arg(value_parser = directory())]
+    pub(crate) dir: PathBuf,
+    /// The cache; without it, all of them.
+    pub(crate) hash: Option<OsString>,
+    /// Only count the rows that would be copied.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Compact {
+    /// The object store.
+    #[arg(value_parser = url)]
+    pub(crate) url: String,
+    /// The cache; without it, all of them.
+    pub(crate) hash: Option<OsString>,
+    /// Only print what would be joined and removed.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
 #[command(override_usage = "torchcache export [OPTIONS] --output <FILE> <DIR> [HASH]")]
 pub(crate) struct Export {
     /// Directory of caches, or of one cache.
+    #[arg(value_parser = directory())]
     pub(crate) dir: PathBuf,
     /// The cache; not needed if DIR has only one.
     pub(crate) hash: Option<OsString>,
@@ -260,8 +374,6 @@ fn subcommand(name: &str) -> Result<Box<clap::Command>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn keep(line: &str) -> Result<Keep, String> {

@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use torchcache_store::admin::{Cache, CacheSummary, SegmentSummary};
+use torchcache_store::admin::{CacheSummary, PrunedSegment, SegmentSummary};
 
 use crate::describe::{NumberedSchema, corrupt_segments, device, newer_versions, ratio, versions};
 use crate::text::path_text;
 use crate::time::rfc3339;
 
 /// A cache in the list of `ls`.
-pub(crate) fn cache(cache: &Cache, summary: &CacheSummary) -> Value {
+pub(crate) fn cache(name: &str, path: &str, summary: &CacheSummary) -> Value {
     let manifest = summary.manifest.as_ref().ok();
     json!({
-        "name": cache.name(),
-        "path": path_text(cache.path()),
+        "name": name,
+        "path": path,
         "module": manifest.map(|manifest| &manifest.module),
         "rows": summary.rows(),
         "bytes": summary.bytes(),
@@ -41,6 +41,16 @@ pub(crate) fn failed(all: &[(PathBuf, std::io::Error)]) -> Value {
     let all = all.iter();
     all.map(|(path, error)| json!({ "path": path_text(path), "error": error.to_string() }))
         .collect()
+}
+
+/// A segment that was removed.
+pub(crate) fn pruned_segment(segment: &PrunedSegment) -> Value {
+    json!({
+        "name": segment.name,
+        "bytes": segment.bytes,
+        "rows": segment.rows,
+        "last_read": rfc3339(segment.last_read),
+    })
 }
 
 /// A segment of a cache.

@@ -8,6 +8,13 @@ use torchcache_store::admin::CheckProgress;
 pub(crate) struct ByteBar(pub(crate) ProgressBar);
 
 impl ByteBar {
+    /// A bar over objects.
+    pub(crate) fn objects() -> ByteBar {
+        ByteBar(bar(
+            "{bar:30} {human_pos} of {human_len} objects, {eta} left",
+        ))
+    }
+
     pub(crate) fn new() -> ByteBar {
         ByteBar(bar(
             "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left",

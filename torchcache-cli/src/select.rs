@@ -130,15 +130,7 @@ impl CacheList {
 
     /// The first few names, for a message.
     fn some_names<'c>(&self, caches: impl Iterator<Item = &'c Cache>) -> String {
-        const MAX_NAMES: usize = 5;
-        let short = self.short_names();
-        let names: Vec<_> = caches.map(|cache| short[cache.name()].clone()).collect();
-        let more = names.len().saturating_sub(MAX_NAMES);
-        let mut text = names[..names.len() - more].join(", ");
-        if more > 0 {
-            text += &format!(" and {more} more");
-        }
-        text
+        some_names(caches.map(Cache::name), &self.short_names())
     }
 
     /// Formats a cache as its module and its short name.
@@ -156,28 +148,48 @@ impl CacheList {
 
     /// For each name, a prefix that no other has, ready to print.
     pub(crate) fn short_names(&self) -> HashMap<&str, String> {
-        let mut names: Vec<&str> = self.caches.iter().map(Cache::name).collect();
-        names.sort_unstable();
-        let shared = |a: &str, b: &str| {
-            let letters = a.chars().zip(b.chars());
-            letters.take_while(|(a, b)| a == b).count()
-        };
-        let mut short = HashMap::new();
-        for (at, name) in names.iter().enumerate() {
-            let neighbours = [at.checked_sub(1), Some(at + 1)];
-            let neighbours = neighbours.into_iter().flatten();
-            let others = neighbours.filter_map(|other| names.get(other));
-            let unique = others.map(|other| shared(name, other) + 1).max();
-            let least = if is_hash(name) {
-                HASH_DIGITS
-            } else {
-                NAME_LETTERS
-            };
-            let letters = unique.unwrap_or(0).max(least);
-            short.insert(*name, plain(beginning(name, letters)));
-        }
-        short
+        short_names(self.caches.iter().map(Cache::name))
     }
+}
+
+/// The first few of these names, for a message.
+pub(crate) fn some_names<'n>(
+    names: impl Iterator<Item = &'n str>,
+    short: &HashMap<&str, String>,
+) -> String {
+    const MAX_NAMES: usize = 5;
+    let names: Vec<_> = names.map(|name| short[name].clone()).collect();
+    let more = names.len().saturating_sub(MAX_NAMES);
+    let mut text = names[..names.len() - more].join(", ");
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text
+}
+
+/// For each name, a prefix that no other has, ready to print.
+pub(crate) fn short_names<'n>(names: impl Iterator<Item = &'n str>) -> HashMap<&'n str, String> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    let shared = |a: &str, b: &str| {
+        let letters = a.chars().zip(b.chars());
+        letters.take_while(|(a, b)| a == b).count()
+    };
+    let mut short = HashMap::new();
+    for (at, name) in names.iter().enumerate() {
+        let neighbours = [at.checked_sub(1), Some(at + 1)];
+        let neighbours = neighbours.into_iter().flatten();
+        let others = neighbours.filter_map(|other| names.get(other));
+        let unique = others.map(|other| shared(name, other) + 1).max();
+        let least = if is_hash(name) {
+            HASH_DIGITS
+        } else {
+            NAME_LETTERS
+        };
+        let letters = unique.unwrap_or(0).max(least);
+        short.insert(*name, plain(beginning(name, letters)));
+    }
+    short
 }
 
 /// At least so many letters from the start of a name, in whole grapheme clusters.

@@ -1,6 +1,7 @@
 //! `torchcache check`: checks every record, and with `--repair` removes the corrupt ones.
 
 use std::io;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use torchcache_store::admin::{
@@ -8,7 +9,6 @@ use torchcache_store::admin::{
 };
 use torchcache_store::size::human;
 
-use crate::args::Check;
 use crate::error::Error;
 use crate::json;
 use crate::output::{BAD, CommandReport, DIM, GOOD, HEADER, Printer};
@@ -16,14 +16,14 @@ use crate::progress::ByteBar;
 use crate::select::CacheList;
 use crate::text::{count, counted, path_text, plain};
 
-pub(crate) fn run(printer: &Printer, args: &Check) -> Result<CommandReport, Error> {
-    let list = CacheList::open_noting_none(printer, &args.dir)?;
+pub(crate) fn run(printer: &Printer, dir: &Path, is_repair: bool) -> Result<CommandReport, Error> {
+    let list = CacheList::open_noting_none(printer, dir)?;
     let bar = ByteBar::new();
     let checks = check(&list.caches, &bar);
     bar.0.finish_and_clear();
     let repairs: Vec<_> = checks
         .iter()
-        .map(|check| (args.repair && check.error.is_none()).then(|| repair(check)))
+        .map(|check| (is_repair && check.error.is_none()).then(|| repair(check)))
         .collect();
     let results: Vec<_> = checks.iter().zip(&repairs).collect();
 
@@ -41,7 +41,7 @@ pub(crate) fn run(printer: &Printer, args: &Check) -> Result<CommandReport, Erro
             text += &format!("{HEADER}{title}{HEADER:#}\n  {lines}\n");
         }
     }
-    text += &totals.text(args.repair);
+    text += &totals.text(is_repair, HINT);
     let caches: Vec<_> = results
         .iter()
         .map(|(check, repairs)| cache_json(check, repairs.as_ref()))
@@ -51,31 +51,20 @@ pub(crate) fn run(printer: &Printer, args: &Check) -> Result<CommandReport, Erro
         let path = check.cache.path().to_owned();
         skipped.extend(check.error.as_ref().map(|error| (path, error.to_string())));
     }
-    let json = json!({
-        "path": path_text(list.root.path()),
-        "intact": totals.corrupt_segments == 0 && totals.failures == 0,
-        "segments": totals.segments,
-        "rows": totals.rows,
-        "bytes": totals.bytes,
-        "corrupt_rows": totals.corrupt_rows,
-        "corrupt_segments": totals.corrupt_segments,
-        "not_checked": totals.not_checked,
-        "failures": totals.failures,
-        "caches": caches,
-        "skipped": json::skipped(&skipped),
-    });
-    let code = match (totals.failures, totals.corrupt_segments) {
-        (0, 0) => 0,
-        (0, _) => 1,
-        _ => 2,
-    };
-    Ok(CommandReport::with_code(text, json, code))
+    let mut json = totals.as_json();
+    json["path"] = json!(path_text(list.root.path()));
+    json["caches"] = json!(caches);
+    json["skipped"] = json::skipped(&skipped);
+    Ok(CommandReport::with_code(text, json, totals.code()))
 }
+
+/// What to do about corrupt rows.
+const HINT: &str = "--repair removes corrupt rows and keeps the others";
 
 /// The counts of all caches.
 #[derive(Debug, Default)]
-struct Totals {
-    caches: u64,
+pub(crate) struct Totals {
+    pub(crate) caches: u64,
     segments: u64,
     rows: u64,
     bytes: u64,
@@ -91,27 +80,52 @@ impl Totals {
     fn add(&mut self, check: &CheckReport, repairs: Option<&RepairReport>) {
         self.caches += 1;
         self.failures += u64::from(check.error.is_some());
-        for segment in &check.segments {
-            self.segments += 1;
-            self.bytes = self.bytes.saturating_add(segment.bytes);
-            self.corrupt_segments += u64::from(segment.state.is_corrupt());
-            match &segment.state {
-                SegmentState::Intact { rows } => self.rows += rows,
-                SegmentState::Corrupt { rows, corrupt, .. } => {
-                    self.rows += rows;
-                    self.corrupt_rows += corrupt;
-                }
-                state if state.is_unknown() => self.failures += 1,
-                state => self.not_checked += u64::from(!state.is_corrupt()),
-            }
-        }
+        check.segments.iter().for_each(|it| self.add_segment(it));
         if let Some(repairs) = repairs {
             let failed = repairs.segments.iter().filter(|(_, done)| done.is_err());
             self.failures += failed.count() as u64 + u64::from(repairs.error.is_some());
         }
     }
 
-    fn text(&self, repaired: bool) -> String {
+    pub(crate) fn add_segment(&mut self, segment: &SegmentCheck) {
+        self.segments += 1;
+        self.bytes = self.bytes.saturating_add(segment.bytes);
+        self.corrupt_segments += u64::from(segment.state.is_corrupt());
+        match &segment.state {
+            SegmentState::Intact { rows } => self.rows += rows,
+            SegmentState::Corrupt { rows, corrupt, .. } => {
+                self.rows += rows;
+                self.corrupt_rows += corrupt;
+            }
+            state if state.is_unknown() => self.failures += 1,
+            state => self.not_checked += u64::from(!state.is_corrupt()),
+        }
+    }
+
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        match (self.failures, self.corrupt_segments) {
+            (0, 0) => 0,
+            (0, _) => 1,
+            _ => 2,
+        }
+    }
+
+    pub(crate) fn as_json(&self) -> Value {
+        json!({
+            "intact": self.corrupt_segments == 0 && self.failures == 0,
+            "segments": self.segments,
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "corrupt_rows": self.corrupt_rows,
+            "corrupt_segments": self.corrupt_segments,
+            "not_checked": self.not_checked,
+            "failures": self.failures,
+        })
+    }
+
+    /// The summary. `hint` says what to do about corrupt rows that were not repaired.
+    pub(crate) fn text(&self, repaired: bool, hint: &str) -> String {
         let all = format!(
             "{} in {} of {}, {}",
             counted(self.rows, "row"),
@@ -143,7 +157,7 @@ impl Totals {
             text += &format!("{BAD}{failures} could not be {undone}{BAD:#}, see above\n");
         }
         if self.corrupt_segments > 0 && !repaired {
-            text += &format!("{DIM}--repair removes corrupt rows and keeps the others{DIM:#}\n");
+            text += &format!("{DIM}{hint}{DIM:#}\n");
         }
         text
     }
@@ -177,7 +191,7 @@ fn cache_lines(check: &CheckReport, repairs: Option<&RepairReport>) -> Vec<Strin
     lines
 }
 
-fn segment_line(segment: &SegmentCheck) -> Option<String> {
+pub(crate) fn segment_line(segment: &SegmentCheck) -> Option<String> {
     let name = plain(&segment.name);
     let state = match &segment.state {
         SegmentState::Intact { .. } => return None,
@@ -250,7 +264,10 @@ fn cache_json(check: &CheckReport, repairs: Option<&RepairReport>) -> Value {
     })
 }
 
-fn segment_json(segment: &SegmentCheck, repair: Option<&io::Result<SegmentRepair>>) -> Value {
+pub(crate) fn segment_json(
+    segment: &SegmentCheck,
+    repair: Option<&io::Result<SegmentRepair>>,
+) -> Value {
     let (state, rows, corrupt, error) = match &segment.state {
         SegmentState::Intact { rows } => ("intact", Some(rows), Some(0), None),
         SegmentState::Corrupt {

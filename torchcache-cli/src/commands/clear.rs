@@ -1,6 +1,7 @@
 //! `torchcache clear`: removes whole caches after a confirmation, or prints what it would remove.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use serde_json::json;
 use torchcache_store::admin::{Cache, ClearReport, clear};
@@ -13,10 +14,10 @@ use crate::output::{self, CommandReport, Printer, failure};
 use crate::select::CacheList;
 use crate::text::{counted, path_text};
 
-pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Error> {
+pub(crate) fn run(printer: &Printer, dir: &Path, args: &Clear) -> Result<CommandReport, Error> {
     let list = match args.hash {
-        Some(_) => CacheList::open(printer, &args.dir)?,
-        None => CacheList::open_noting_none(printer, &args.dir)?,
+        Some(_) => CacheList::open(printer, dir)?,
+        None => CacheList::open_noting_none(printer, dir)?,
     };
     let caches: Vec<&Cache> = match &args.hash {
         Some(hash) => vec![list.find(Some(hash))?],

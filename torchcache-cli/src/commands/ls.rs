@@ -2,13 +2,13 @@
 
 use std::cmp::Reverse;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use rustix::io::Errno;
 use serde_json::json;
 use torchcache_store::admin::{Cache, CacheSummary};
 use torchcache_store::size::{human, sum};
 
-use crate::args::Ls;
 use crate::describe::{NEWER, corrupt_segments, formats, module, newer_versions, ratio};
 use crate::error::Error;
 use crate::json;
@@ -18,8 +18,8 @@ use crate::table::{Column, Table};
 use crate::text::{count, counted, path_text, plain, quoted};
 use crate::time::ago;
 
-pub(crate) fn run(printer: &Printer, args: &Ls) -> Result<CommandReport, Error> {
-    let list = CacheList::open_noting_none(printer, &args.dir)?;
+pub(crate) fn run(printer: &Printer, dir: &Path) -> Result<CommandReport, Error> {
+    let list = CacheList::open_noting_none(printer, dir)?;
     let (mut listed, mut skipped) = (Vec::new(), list.unopened.clone());
     for cache in &list.caches {
         match cache.summary() {
@@ -74,7 +74,7 @@ pub(crate) fn run(printer: &Printer, args: &Ls) -> Result<CommandReport, Error> 
                 "{} in {}: see `torchcache show {} {}`",
                 counted(corrupt, "corrupt segment"),
                 plain(cache.name()),
-                quoted(&path_text(&args.dir)),
+                quoted(&path_text(dir)),
                 quoted(cache.name()),
             ));
         }
@@ -97,7 +97,7 @@ pub(crate) fn run(printer: &Printer, args: &Ls) -> Result<CommandReport, Error> 
     text += &format!("{DIM}{caches}, {rows_words}, {}{DIM:#}\n", human(bytes));
     let caches: Vec<_> = listed
         .iter()
-        .map(|(cache, summary)| json::cache(cache, summary))
+        .map(|(cache, summary)| json::cache(cache.name(), &path_text(cache.path()), summary))
         .collect();
     let json = json!({
         "path": path_text(list.root.path()),

@@ -8,4 +8,5 @@ pub(crate) mod generate;
 pub(crate) mod key;
 pub(crate) mod ls;
 pub(crate) mod prune;
+pub(crate) mod remote;
 pub(crate) mod show;

@@ -1,5 +1,7 @@
 //! `torchcache prune`: frees space, and prints what was removed.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use torchcache_store::admin::{Keep, PrunePlan, PruneReport, PrunedCache};
 use torchcache_store::size::{human, sum};
@@ -12,10 +14,10 @@ use crate::output::{self, CommandReport, Printer, failure};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, path_text, plain};
-use crate::time::{ago, rfc3339};
+use crate::time::ago;
 
-pub(crate) fn run(printer: &Printer, args: &Prune) -> Result<CommandReport, Error> {
-    let list = CacheList::open_noting_none(printer, &args.dir)?;
+pub(crate) fn run(printer: &Printer, dir: &Path, args: &Prune) -> Result<CommandReport, Error> {
+    let list = CacheList::open_noting_none(printer, dir)?;
     let keep = args.keep();
     if list.is_one_cache() && matches!(keep, Keep::LatestPerModule(_)) {
         return Err(Error::failed(format!(
@@ -24,14 +26,18 @@ pub(crate) fn run(printer: &Printer, args: &Prune) -> Result<CommandReport, Erro
             path_text(list.root.path())
         )));
     }
-    let failed = || Error::io("list the directory", &args.dir);
+    let failed = || Error::io("list the directory", dir);
     let plan = PrunePlan::new(&list.root, keep).map_err(failed())?;
     let report = if args.dry_run {
         plan.report()
     } else if args.yes || !is_everything(&plan.report()) {
         plan.carry_out_repeatedly().map_err(failed())?
     } else {
-        confirm(&plan.report(), keep)?;
+        let planned = plan.report();
+        let rows = planned.caches.iter().map(rows).sum();
+        let caches = planned.caches.len();
+        let removed = (segments(&planned), caches, rows, planned.removed_bytes());
+        confirm_everything(removed, keep)?;
         plan.carry_out()
     };
     for (path, reason) in &report.skipped {
@@ -88,8 +94,12 @@ fn is_everything(planned: &PruneReport) -> bool {
     segments(planned) > 0 && planned.remaining_bytes == 0
 }
 
-/// Asks whether to remove everything. The error says that it was not confirmed.
-fn confirm(planned: &PruneReport, keep: Keep) -> Result<(), Error> {
+/// Asks whether to remove everything: so many segments in caches, with rows and bytes. The error says that it was not
+/// confirmed.
+pub(crate) fn confirm_everything(
+    (segments, caches, rows, bytes): (u64, usize, u64, u64),
+    keep: Keep,
+) -> Result<(), Error> {
     let reason = match keep {
         Keep::MaxBytes(limit) => format!(
             " The most recently read segment alone is larger than {}.",
@@ -99,10 +109,10 @@ fn confirm(planned: &PruneReport, keep: Keep) -> Result<(), Error> {
     };
     let everything = format!(
         "everything: {} in {} with {} ({})",
-        counted(segments(planned), "segment"),
-        counted(planned.caches.len() as u64, "cache"),
-        counted(planned.caches.iter().map(rows).sum(), "row"),
-        human(planned.removed_bytes()),
+        counted(segments, "segment"),
+        counted(caches as u64, "cache"),
+        counted(rows, "row"),
+        human(bytes),
     );
     let confirmed = output::confirm(
         &format!("This removes {everything}.{reason} Remove it?"),
@@ -151,14 +161,7 @@ fn summary(report: &PruneReport, dry_run: bool) -> String {
 
 fn as_json(report: &PruneReport, dry_run: bool) -> Value {
     let cache = |pruned: &PrunedCache| {
-        let segments = pruned.segments.iter().map(|segment| {
-            json!({
-                "name": segment.name,
-                "bytes": segment.bytes,
-                "rows": segment.rows,
-                "last_read": rfc3339(segment.last_read),
-            })
-        });
+        let segments = pruned.segments.iter().map(json::pruned_segment);
         json!({
             "name": pruned.cache.name(),
             "module": pruned.module.as_ref().ok(),

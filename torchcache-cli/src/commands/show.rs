@@ -1,14 +1,15 @@
 //! `torchcache show`: one cache in detail.
 
+use std::ffi::OsStr;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use serde_json::{Value, json};
-use torchcache_store::admin::{Cache, CacheSummary};
+use torchcache_store::admin::CacheSummary;
 use torchcache_store::manifest::{Category, IdentityPart, Manifest};
 use torchcache_store::segment::SegmentError;
 use torchcache_store::size::human;
 
-use crate::args::Show;
 use crate::describe::{NEWER, NumberedSchema, formats, kind, module, on_device, ratio, shape};
 use crate::error::Error;
 use crate::json;
@@ -21,28 +22,49 @@ use crate::time::{ago, rfc3339};
 /// The indent of tables below their titles.
 const INDENT: usize = 2;
 
-pub(crate) fn run(printer: &Printer, args: &Show) -> Result<CommandReport, Error> {
-    let list = CacheList::open(printer, &args.dir)?;
-    let cache = list.find(args.hash.as_deref())?;
+pub(crate) fn run(
+    printer: &Printer,
+    dir: &Path,
+    hash: Option<&OsStr>,
+) -> Result<CommandReport, Error> {
+    let list = CacheList::open(printer, dir)?;
+    let cache = list.find(hash)?;
     let summary = cache.summary().map_err(Error::io("read", cache.path()))?;
+    let path = path_text(cache.path());
+    let (text, schemas) = sections(printer, cache.name(), ("directory", &path), &summary);
+    let mut json = as_json(cache.name(), &path, &summary, &schemas);
+    json["skipped"] = json::skipped(&list.unopened);
+    Ok(CommandReport::new(text, json))
+}
+
+/// The text about a cache, which is in a place of this kind, and the schemas of its rows.
+pub(crate) fn sections(
+    printer: &Printer,
+    name: &str,
+    place: (&str, &str),
+    summary: &CacheSummary,
+) -> (String, Vec<NumberedSchema>) {
     let schemas = NumberedSchema::number_all(summary.groups());
-    let mut sections = vec![head(printer, cache, &summary)];
+    let mut sections = vec![head(printer, name, place, summary)];
     if let Ok(manifest) = &summary.manifest {
         sections.extend(options(printer, manifest));
         sections.extend(identity(printer, manifest));
     }
     sections.extend(rows(printer, &schemas));
-    sections.extend(segments(printer, &summary));
-    let mut json = as_json(cache, &summary, &schemas);
-    json["skipped"] = json::skipped(&list.unopened);
-    Ok(CommandReport::new(sections.join("\n"), json))
+    sections.extend(segments(printer, summary));
+    (sections.join("\n"), schemas)
 }
 
-fn head(printer: &Printer, cache: &Cache, summary: &CacheSummary) -> String {
+fn head(
+    printer: &Printer,
+    name: &str,
+    (kind, place): (&str, &str),
+    summary: &CacheSummary,
+) -> String {
     let mut lines = format!("{HEADER}{}{HEADER:#}\n", module(summary));
     let mut line = |name: &str, value: String| lines += &format!("  {name:<12}{value}\n");
-    line("hash", plain(cache.name()));
-    line("directory", plain(path_text(cache.path())));
+    line("hash", plain(name));
+    line(kind, plain(place));
     match &summary.manifest {
         Ok(manifest) => line("created by", plain(&manifest.created_by)),
         Err(error) if error.kind() == ErrorKind::NotFound => line("manifest", "none".to_owned()),
@@ -188,8 +210,13 @@ fn section(printer: &Printer, title: &str, table: &Table) -> Option<String> {
     (!table.is_empty()).then(text)
 }
 
-fn as_json(cache: &Cache, summary: &CacheSummary, schemas: &[NumberedSchema]) -> Value {
-    let mut json = json::cache(cache, summary);
+pub(crate) fn as_json(
+    name: &str,
+    path: &str,
+    summary: &CacheSummary,
+    schemas: &[NumberedSchema],
+) -> Value {
+    let mut json = json::cache(name, path, summary);
     let manifest = summary.manifest.as_ref().ok();
     let segments: Vec<_> = summary.segments.iter().map(json::segment).collect();
     let schemas: Vec<_> = schemas.iter().map(json::schema).collect();

@@ -23,7 +23,18 @@ fn output(line: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let features = dir.path().join("features");
     std::fs::rename(root.keep(), &features).unwrap();
+    // A directory stands for a bucket.
+    let here = format!("file://{}/", dir.path().canonicalize().unwrap().display());
+    let line = line.replace("file:///data/", &here);
     let args: Vec<_> = line.split(' ').skip(1).collect();
+    if let Some(url) = args.iter().find(|arg| arg.starts_with(&here))
+        && args[0] != "push"
+    {
+        let pushed = command(&["push", "features", url])
+            .current_dir(dir.path())
+            .output();
+        assert!(pushed.unwrap().status.success());
+    }
     if args[..] == ["check", "features"] {
         std::fs::remove_dir_all(features.join(hash(2))).unwrap();
         let segment = features.join(hash(1)).join("18bd1c2f9a3e4d51-b.tcs");
@@ -164,4 +175,59 @@ fn the_table_lists_the_fields_of_every_document() {
     fields(&json(root.path(), &["ls", "."], 0)["skipped"], &mut found);
     let expected = documented(&page, "all but `key`, `completions` and `man`");
     assert_eq!(found, expected);
+}
+
+#[cfg(feature = "remote")]
+#[test]
+fn the_table_lists_the_fields_of_every_document_on_urls() {
+    let page = page();
+    let of = |command: &str| documented(&page, &format!("`{command} URL`"));
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::rename(root().keep(), dir.path().join("features")).unwrap();
+    let url = format!("file://{}/b", dir.path().canonicalize().unwrap().display());
+    let show = &(&documented(&page, "`ls`") | &documented(&page, "`show`"))
+        - &set(&["caches", "ls", "null"]);
+    let check = &of("check") - &set(&["null"]);
+    let copied = documented(&page, "`push`, `pull`");
+    let compact = &documented(&page, "`compact`")
+        - &set(&[
+            "path",
+            "error",
+            "sources",
+            "superseded_rows",
+            "name",
+            "bytes",
+            "rows",
+        ]);
+    let prune = &of("prune")
+        - &set(&[
+            "path",
+            "error",
+            "name",
+            "module",
+            "segments",
+            "cache_removed",
+            "bytes",
+            "rows",
+            "last_read",
+        ]);
+    let clear = &of("clear") - &set(&["path", "error"]);
+    for (args, code, expected) in [
+        (&["push", "features", &url][..], 0, &copied),
+        (&["pull", &url, "copy"], 0, &copied),
+        (&["ls", &url], 0, &of("ls")),
+        (&["show", &url, &hash(1)], 0, &show),
+        (&["check", &url], 1, &check),
+        (&["compact", &url], 0, &compact),
+        (
+            &["prune", &url, "--older-than", "1h", "--grace", "1s"],
+            0,
+            &prune,
+        ),
+        (&["clear", &url, "--yes"], 0, &clear),
+    ] {
+        let mut found = Words::new();
+        fields(&json(dir.path(), args, code), &mut found);
+        assert_eq!(found, expected | &set(&["skipped"]), "{args:?}");
+    }
 }

@@ -10,6 +10,8 @@ mod key;
 mod memory;
 mod prune;
 mod python;
+#[cfg(feature = "remote")]
+mod remote;
 mod screens;
 mod select;
 mod streams;
