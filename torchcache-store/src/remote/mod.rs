@@ -46,6 +46,7 @@
 //! None is an error for the caller: rows are misses. After three failed requests in a row, none is made for 5 s, which
 //! doubles to 5 min; then the background makes one, to see whether the store is back.
 
+mod backlog;
 mod breaker;
 mod catalog;
 mod client;
@@ -72,17 +73,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use self::backlog::Origin;
 use self::catalog::RemoteCatalog;
 use self::client::{Caller, Client};
 use self::footers::FooterFiles;
 use self::marking::ReadMarking;
 use self::segment::RemoteSegment;
-use self::upload::{Origin, Remotes, Uploads};
+use self::upload::{Remotes, Uploads};
 use self::wanted::WantedSegments;
 use self::warnings::{Warning, Warnings};
 use crate::fs::FileSystem;
 use crate::key::Key;
 
+pub(crate) use backlog::{OBJECT_BYTES, SMALL_BYTES};
+pub use backlog::{Pushed, UploadCounts};
 pub use breaker::BreakerState;
 pub(crate) use catalog::MAX_FOOTER_BYTES;
 pub use client::RequestCounts;
@@ -97,8 +101,8 @@ pub use read_marks::ReadMark;
 pub use segment::RemoteRow;
 pub(crate) use time::nanos;
 pub use time::{Clock, SystemClock};
-pub(crate) use upload::{OBJECT_BYTES, SMALL_BYTES, has_room};
-pub use upload::{Pushed, RecordSource, RemoteFlushError, StoredRecord, UploadCounts};
+pub(crate) use upload::has_room;
+pub use upload::{RecordSource, RemoteFlushError, StoredRecord};
 pub use wanted::WantedSegment;
 
 /// How long a request for the rest of a segment, or for a manifest, may take.

@@ -3,11 +3,12 @@
 //! The backlog has keys only. The records are copied when the object is made, from wherever the rows are then, so that
 //! a row which was evicted meanwhile is lost to the remote, and counted.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::backlog::{Backlog, Batch, Origin, PendingRow, Pushed, UploadCounts};
 use super::catalog::{MAX_FOOTER_BYTES, RemoteCatalog};
 use super::client::Client;
 use super::exclusive::Exclusive;
@@ -15,40 +16,19 @@ use super::name::ObjectName;
 use super::object_store::{ObjectError, ObjectErrorKind};
 use super::time;
 use crate::key::Key;
-use crate::segment::{
-    CHECKSUM_LEN, Encoding, Footer, MAX_SCHEMA, MOST_ROWS, ROW_LEN, SegmentBuilder,
-};
+use crate::segment::{Encoding, Footer, MAX_SCHEMA, ROW_LEN, SegmentBuilder};
 use crate::sync::{Mutex, MutexGuard};
-
-/// An object is put when it has so many bytes.
-pub(crate) const OBJECT_BYTES: u64 = 64 << 20;
-
-/// What a row adds to an object, without its stored value.
-const ROW_OVERHEAD: u64 = (CHECKSUM_LEN + ROW_LEN) as u64;
-
-/// Or when the oldest row has waited for so long. That doubles after each object of less than [`SMALL_BYTES`], so that
-/// a process which computes few rows makes about a hundred objects a day.
-const MIN_DELAY: Duration = Duration::from_secs(30);
-const MAX_DELAY: Duration = Duration::from_secs(960);
-
-/// A smaller object makes the delay longer.
-pub(crate) const SMALL_BYTES: u64 = OBJECT_BYTES / 4;
-
-/// After so long without rows the delay is the least again.
-const IDLE: Duration = Duration::from_secs(3600);
 
 /// How long an upload in the background may take.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long after a failure the next attempt is made, at first and at most.
-const MIN_BACKOFF: Duration = Duration::from_secs(5);
-const MAX_BACKOFF: Duration = Duration::from_secs(300);
-
-/// How long a flush waits after a failure, at first.
+/// How long a flush waits after a failure, at first and at most.
 const FLUSH_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_FLUSH_BACKOFF: Duration = Duration::from_secs(5);
 
-/// The hint is changed at most so often.
+/// The hint is changed at most so often, and after failures at least so often.
 const HINT_INTERVAL: Duration = Duration::from_secs(5);
+const MAX_HINT_PAUSE: Duration = Duration::from_secs(300);
 
 /// After so long an object that could not be put gets another name: listings begin at names that are hardly older.
 const MAX_NAME_AGE: Duration = Duration::from_secs(600);
@@ -99,78 +79,6 @@ pub struct StoredRecord<'a> {
     pub stored: &'a [u8],
 }
 
-/// What became of rows that were to be uploaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UploadCounts {
-    /// Rows in the backlog.
-    pub pending_rows: u64,
-    /// How many bytes these add to objects.
-    pub pending_bytes: u64,
-    /// Rows that were put.
-    pub uploaded: u64,
-    /// Rows that the remote had already.
-    pub present: u64,
-    /// Rows that were dropped: the backlog was full, or the source did not have them.
-    pub dropped: u64,
-    /// Rows that were removed before they were put.
-    pub removed: u64,
-    /// Objects that were put.
-    pub objects: u64,
-}
-
-/// What was taken into the backlog.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pushed {
-    /// The rows, and the lengths of their stored values.
-    pub rows: Vec<(Key, u32)>,
-    /// How many rows have left the backlog when all of these have: see [`Remote::settled_rows`].
-    ///
-    /// [`Remote::settled_rows`]: super::Remote::settled_rows
-    pub end: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct PendingRow {
-    key: Key,
-    since: Instant,
-    /// How many calls had superseded rows.
-    supersessions: u64,
-    stored_len: u32,
-    origin: Origin,
-}
-
-impl PendingRow {
-    /// How many bytes it adds to an object.
-    fn bytes(&self) -> u64 {
-        u64::from(self.stored_len) + ROW_OVERHEAD
-    }
-}
-
-/// Which process computed a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// This one. A flush reports its loss.
-    Here,
-    /// One that is gone.
-    Before,
-}
-
-#[derive(Debug)]
-struct Backlog {
-    rows: VecDeque<PendingRow>,
-    counts: UploadCounts,
-    /// Rows that left the backlog, in its order.
-    ended: u64,
-    /// Rows that were dropped and not reported by a flush.
-    unreported: u64,
-    delay: Duration,
-    /// When the last object was put.
-    last: Option<Instant>,
-    /// Consecutive failures.
-    failures: u32,
-    retry_at: Option<Instant>,
-}
-
 /// What only the thread that uploads uses.
 #[derive(Debug)]
 struct Turn {
@@ -194,18 +102,6 @@ struct Prepared {
     supersessions: u64,
 }
 
-/// Rows at the front of the backlog.
-#[derive(Clone, Copy, Debug, Default)]
-struct Batch {
-    rows: usize,
-    bytes: u64,
-    present: u64,
-    removed: u64,
-    lost: u64,
-    /// Of these, those whose loss a flush reports.
-    unreported: u64,
-}
-
 /// Whether one more row fits into an object.
 pub(crate) fn has_room<W: Write>(
     builder: &SegmentBuilder<W>,
@@ -220,8 +116,6 @@ pub(crate) fn has_room<W: Write>(
 
 #[derive(Debug)]
 pub(super) struct Uploads {
-    max_rows: usize,
-    max_bytes: u64,
     backlog: Mutex<Backlog>,
     turn: Exclusive<Turn>,
 }
@@ -237,18 +131,7 @@ pub(super) struct Remotes<'a> {
 impl Uploads {
     pub(super) fn new(max_rows: usize, max_bytes: u64) -> Uploads {
         Uploads {
-            max_rows,
-            max_bytes,
-            backlog: Mutex::new(Backlog {
-                rows: VecDeque::new(),
-                counts: UploadCounts::default(),
-                ended: 0,
-                unreported: 0,
-                delay: MIN_DELAY,
-                last: None,
-                failures: 0,
-                retry_at: None,
-            }),
+            backlog: Mutex::new(Backlog::new(max_rows, max_bytes)),
             turn: Exclusive::new(Turn {
                 prepared: None,
                 is_hint_due: false,
@@ -263,12 +146,12 @@ impl Uploads {
     }
 
     pub(super) fn counts(&self) -> UploadCounts {
-        self.backlog().counts
+        self.backlog().counts()
     }
 
     /// How many rows have left the backlog.
     pub(super) fn settled_rows(&self) -> u64 {
-        self.backlog().ended
+        self.backlog().settled_rows()
     }
 
     /// Adds rows with the lengths of their stored values. Those for which there is no room are dropped.
@@ -279,33 +162,7 @@ impl Uploads {
         origin: Origin,
         rows: impl Iterator<Item = (Key, u32)>,
     ) -> Pushed {
-        let mut pushed = Pushed::default();
-        let mut backlog = self.backlog();
-        if backlog.rows.is_empty() && backlog.last.is_some_and(|last| now >= last + IDLE) {
-            backlog.delay = MIN_DELAY;
-        }
-        for (key, stored_len) in rows {
-            let row = PendingRow {
-                key,
-                since: now,
-                supersessions,
-                stored_len,
-                origin,
-            };
-            let counts = &mut backlog.counts;
-            let total = counts.pending_bytes + row.bytes();
-            if counts.pending_rows >= self.max_rows as u64 || total > self.max_bytes {
-                counts.dropped += 1;
-                backlog.unreported += u64::from(origin == Origin::Here);
-                continue;
-            }
-            counts.pending_rows += 1;
-            counts.pending_bytes = total;
-            pushed.rows.push((key, stored_len));
-            backlog.rows.push_back(row);
-        }
-        pushed.end = backlog.ended + backlog.rows.len() as u64;
-        pushed
+        self.backlog().push(now, supersessions, origin, rows)
     }
 
     /// Uploads what is due, and changes the hint if that is. With `is_ending`, rows are due without a delay.
@@ -315,7 +172,7 @@ impl Uploads {
         let Some(mut turn) = self.turn.take(clock, clock.now()) else {
             return;
         };
-        while self.is_due(clock.now(), is_ending) {
+        while self.backlog().is_due(clock.now(), is_ending) {
             let deadline = clock.now() + UPLOAD_TIMEOUT;
             if self
                 .upload(&mut turn, remotes, deadline, !is_ending)
@@ -325,22 +182,6 @@ impl Uploads {
             }
         }
         self.set_hint(&mut turn, remotes, clock.now() + UPLOAD_TIMEOUT);
-    }
-
-    fn is_due(&self, now: Instant, is_ending: bool) -> bool {
-        let backlog = self.backlog();
-        let Some(oldest) = backlog.rows.front() else {
-            return false;
-        };
-        let is_full = || {
-            let counts = &backlog.counts;
-            counts.pending_bytes >= OBJECT_BYTES || counts.pending_rows >= MOST_ROWS as u64
-        };
-        backlog.retry_at.is_none_or(|at| now >= at)
-            && (is_ending
-                || backlog.failures > 0
-                || is_full()
-                || now >= oldest.since + backlog.delay)
     }
 
     /// Uploads all rows that are in the backlog now.
@@ -355,17 +196,14 @@ impl Uploads {
         let clock = &*remotes.client.clock;
         let now = || clock.now();
         let deadline = now() + timeout;
-        let end = {
-            let backlog = self.backlog();
-            backlog.ended + backlog.rows.len() as u64
-        };
+        let end = self.backlog().end();
         let (mut source, mut pause) = (None, FLUSH_BACKOFF);
         loop {
             let left = {
                 let mut backlog = self.backlog();
-                let left = end.saturating_sub(backlog.ended);
+                let left = end.saturating_sub(backlog.settled_rows());
                 if left == 0 {
-                    return match std::mem::take(&mut backlog.unreported) {
+                    return match backlog.take_unreported() {
                         0 => Ok(()),
                         rows => Err(RemoteFlushError::Lost { rows }),
                     };
@@ -376,7 +214,7 @@ impl Uploads {
             let Some(mut turn) = turn.filter(|_| now() < deadline) else {
                 return Err(RemoteFlushError::Timeout { rows: left, source });
             };
-            if self.backlog().ended >= end {
+            if self.backlog().settled_rows() >= end {
                 continue;
             }
             match self.upload(&mut turn, remotes, deadline, false) {
@@ -392,7 +230,7 @@ impl Uploads {
                     drop(turn);
                     source = Some(error);
                     clock.sleep(pause.min(deadline.saturating_duration_since(now())));
-                    pause = (2 * pause).min(MIN_BACKOFF);
+                    pause = (2 * pause).min(MAX_FLUSH_BACKOFF);
                 }
             }
         }
@@ -408,23 +246,7 @@ impl Uploads {
     ) -> Result<(), ObjectError> {
         let result = self.try_upload(turn, remotes, deadline, is_timed);
         let now = remotes.client.clock.now();
-        let mut backlog = self.backlog();
-        match &result {
-            Ok(()) => {
-                backlog.failures = 0;
-                backlog.retry_at = None;
-            }
-            // The breaker has its own pauses.
-            Err(error) if error.kind == ObjectErrorKind::Off => {}
-            Err(error) => {
-                let pause = match error.kind {
-                    ObjectErrorKind::Denied => MAX_BACKOFF,
-                    _ => (MIN_BACKOFF * 2_u32.pow(backlog.failures.min(8))).min(MAX_BACKOFF),
-                };
-                backlog.failures += 1;
-                backlog.retry_at = Some(now + pause);
-            }
-        }
+        self.backlog().note_attempt(now, result.as_ref().err());
         result
     }
 
@@ -444,7 +266,7 @@ impl Uploads {
             None => match self.prepare(remotes, deadline)? {
                 Ok(prepared) => prepared,
                 Err(batch) => {
-                    self.end(batch);
+                    self.backlog().settle(batch);
                     return Ok(());
                 }
             },
@@ -473,32 +295,10 @@ impl Uploads {
             prepared.supersessions,
         );
         turn.is_hint_due = true;
-        self.end(prepared.batch);
         let mut backlog = self.backlog();
-        backlog.counts.objects += 1;
-        backlog.last = Some(client.clock.now());
-        if is_timed {
-            backlog.delay = match bytes.len() as u64 {
-                ..SMALL_BYTES => (2 * backlog.delay).min(MAX_DELAY),
-                _ => MIN_DELAY,
-            };
-        }
+        backlog.settle(prepared.batch);
+        backlog.note_put(client.clock.now(), bytes.len() as u64, is_timed);
         Ok(())
-    }
-
-    /// Rows of a batch leave the backlog.
-    fn end(&self, batch: Batch) {
-        let mut backlog = self.backlog();
-        backlog.rows.drain(..batch.rows);
-        backlog.ended += batch.rows as u64;
-        backlog.unreported += batch.unreported;
-        let counts = &mut backlog.counts;
-        counts.pending_rows -= batch.rows as u64;
-        counts.pending_bytes -= batch.bytes;
-        counts.present += batch.present;
-        counts.removed += batch.removed;
-        counts.dropped += batch.lost;
-        counts.uploaded += batch.rows as u64 - batch.present - batch.removed - batch.lost;
     }
 
     /// Makes an object of the oldest rows, without those that the remote has. `Err` if none is left.
@@ -517,19 +317,9 @@ impl Uploads {
             Err(error) if error.kind == ObjectErrorKind::Denied => {}
             refreshed => refreshed?,
         }
-        let mut batch = Batch::default();
-        let mut keys: Vec<Key> = Vec::new();
-        let mut pushed: HashMap<Key, PendingRow> = HashMap::new();
-        for row in &self.backlog().rows {
-            let bytes = batch.bytes + row.bytes();
-            if batch.rows == MOST_ROWS || batch.rows > 0 && bytes > OBJECT_BYTES {
-                break;
-            }
-            batch.rows += 1;
-            batch.bytes = bytes;
-            keys.push(row.key);
-            pushed.insert(row.key, *row);
-        }
+        let (mut batch, rows) = self.backlog().next_batch();
+        let mut keys: Vec<Key> = rows.iter().map(|row| row.key).collect();
+        let pushed: HashMap<Key, PendingRow> = rows.into_iter().map(|row| (row.key, row)).collect();
         // Before the records are read: what is superseded later is another copy.
         let supersessions = catalog.rows.supersessions();
         let (superseded, newest) = catalog.rows.superseded(&keys);
@@ -585,7 +375,7 @@ impl Uploads {
         }
         turn.is_hint_due = remotes.catalog.set_hint(until).is_err();
         turn.hint_pause = match turn.is_hint_due {
-            true => (2 * turn.hint_pause).min(MAX_BACKOFF),
+            true => (2 * turn.hint_pause).min(MAX_HINT_PAUSE),
             false => HINT_INTERVAL,
         };
         turn.hint_at = Some(now + turn.hint_pause);
