@@ -12,6 +12,8 @@ mod prune;
 mod python;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(feature = "remote")]
+mod s3;
 mod screens;
 mod select;
 mod streams;

@@ -4,7 +4,7 @@ use serde_json::json;
 use torchcache_store::remote_admin::RemoteCache;
 use torchcache_store::size::{human, sum};
 
-use super::list::{RemoteList, failed_json, failure, skipped_json};
+use super::list::{RemoteList, failed_json, failures as failures_text, skipped_json};
 use crate::args::Clear;
 use crate::error::Error;
 use crate::output::{self, CommandReport, Printer};
@@ -29,9 +29,6 @@ pub(crate) fn run(printer: &Printer, url: &str, args: &Clear) -> Result<CommandR
     bar.0.finish_and_clear();
     let mut text = String::new();
     for (cache, report) in &cleared {
-        for (key, error) in &report.failed {
-            text += &failure("not removed", key, error);
-        }
         if report.failed.is_empty() && !report.cache_removed {
             printer.note(format_args!(
                 "{} stays: a machine adds rows to it",
@@ -54,12 +51,8 @@ pub(crate) fn run(printer: &Printer, url: &str, args: &Clear) -> Result<CommandR
         counted(segments, "segment"),
         human(bytes)
     );
-    if failures > 0 {
-        text += &format!(
-            "{} could not be removed\n",
-            counted(failures as u64, "object")
-        );
-    }
+    let all = cleared.iter().flat_map(|(_, report)| report.failed.clone());
+    text += &failures_text("not removed", &all.collect::<Vec<_>>());
     let caches = cleared.iter().map(|(cache, report)| {
         json!({
             "name": cache.name(),

@@ -4,7 +4,7 @@ use serde_json::json;
 use torchcache_store::remote_admin::CompactReport;
 use torchcache_store::size::human;
 
-use super::list::{RemoteList, failed, failure, skipped_json};
+use super::list::{RemoteList, failed, failures, skipped_json};
 use crate::args::Compact;
 use crate::error::Error;
 use crate::output::{CommandReport, Printer};
@@ -61,9 +61,7 @@ pub(crate) fn run(printer: &Printer, args: &Compact) -> Result<CommandReport, Er
             counted(waiting, "segment")
         );
     }
-    for (key, reason) in &done.failed {
-        text += &failure("not joined or removed", key, reason);
-    }
+    text += &failures("not joined or removed", &done.failed);
     let joined = done.joined.iter().map(|it| {
         json!({
             "name": it.cache,
@@ -73,15 +71,15 @@ pub(crate) fn run(printer: &Printer, args: &Compact) -> Result<CommandReport, Er
             "superseded_rows": it.superseded,
         })
     });
-    let failures = done.failed.iter();
-    let failures = failures.map(|(key, error)| json!({ "path": key, "error": error }));
+    let failed = done.failed.iter();
+    let failed = failed.map(|(key, error)| json!({ "path": key, "error": error }));
     let json = json!({
         "dry_run": args.dry_run,
         "joined": joined.collect::<Vec<_>>(),
         "removed_segments": done.removed_segments,
         "removed_bytes": done.removed_bytes,
         "waiting_segments": waiting,
-        "failed": failures.collect::<Vec<_>>(),
+        "failed": failed.collect::<Vec<_>>(),
         "skipped": skipped_json([], &list.foreign),
     });
     let code = if done.failed.is_empty() { 0 } else { 2 };

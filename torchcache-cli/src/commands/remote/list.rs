@@ -12,7 +12,7 @@ use torchcache_store::remote_admin::{RemoteCache, RemoteRoot};
 use crate::error::Error;
 use crate::output::{BAD, Printer};
 use crate::select::{short_names, some_names};
-use crate::text::plain;
+use crate::text::{counted, plain};
 
 /// The caches of a URL.
 #[derive(Debug)]
@@ -165,9 +165,18 @@ impl RemoteList {
     }
 }
 
-/// A line about an object for which something failed.
-pub(crate) fn failure(what: &str, key: &str, error: impl Display) -> String {
-    format!("{BAD}{what}{BAD:#}: {}: {}\n", plain(key), plain(error))
+/// Lines about objects for which something failed: a few of them, since all may have failed for one reason, and how many there
+/// are.
+pub(crate) fn failures(what: &str, all: &[(String, impl Display)]) -> String {
+    const MAX_LINES: usize = 5;
+    let lines = all.iter().take(MAX_LINES);
+    let lines =
+        lines.map(|(key, error)| format!("{BAD}{what}{BAD:#}: {}: {}\n", plain(key), plain(error)));
+    let mut text: String = lines.collect();
+    if !all.is_empty() {
+        text += &format!("{what}: {} in all\n", counted(all.len() as u64, "object"));
+    }
+    text
 }
 
 /// Objects that could not be removed, with the error.

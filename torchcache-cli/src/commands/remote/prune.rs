@@ -6,7 +6,7 @@ use torchcache_store::remote_admin::{
 };
 use torchcache_store::size::{human, sum};
 
-use super::list::{RemoteList, failed, failed_json, failure, skipped_json};
+use super::list::{RemoteList, failed, failed_json, failures, skipped_json};
 use crate::args::Prune;
 use crate::commands::prune::confirm_everything;
 use crate::describe::missing_module;
@@ -81,13 +81,7 @@ pub(crate) fn run(printer: &Printer, url: &str, args: &Prune) -> Result<CommandR
     }
     let mut text = table.render(printer.columns);
     text += &summary(&report, args);
-    for (key, error) in &report.failed {
-        text += &failure("not removed", key, error);
-    }
-    if !report.failed.is_empty() {
-        let objects = counted(report.failed.len() as u64, "object");
-        text += &format!("{objects} could not be removed\n");
-    }
+    text += &failures("not removed", &report.failed);
     let code = if report.failed.is_empty() { 0 } else { 2 };
     let json = as_json(&report, args.dry_run, &list.foreign);
     Ok(CommandReport::with_code(text, json, code))
