@@ -41,6 +41,8 @@ pub(crate) enum Part {
     Stages,
     Store,
     Scale,
+    /// A simulation: its figures are counts.
+    RemoteScale,
     CompileTime,
 }
 
@@ -53,7 +55,7 @@ impl Part {
 
     pub(crate) fn package(self) -> &'static str {
         match self {
-            Self::Store | Self::Scale => "torchcache-store",
+            Self::Store | Self::Scale | Self::RemoteScale => "torchcache-store",
             Self::Precision => "torchcache-examples",
             _ => "torchcache-benches",
         }
