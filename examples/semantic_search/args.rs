@@ -3,8 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
 use clap::builder::RangedU64ValueParser;
+use clap::{Parser, ValueEnum};
 
 const QUERIES: [&str; 3] = [
     "the room where food is cooked",
@@ -37,12 +37,50 @@ pub(crate) struct Args {
     /// Print what rows take, lose and cost in each kind that outputs are rounded to
     #[arg(long, conflicts_with = "padding")]
     pub(crate) precision: bool,
-    /// Only with --precision: of little data, timed once
-    #[arg(long, requires = "precision")]
+    /// Only with --precision or --machines: of little data
+    #[arg(long)]
     pub(crate) quick: bool,
+    /// Print what machines compute, read and request that share a bucket; starts a server for it, which
+    /// TORCHCACHE_SEAWEEDFS names
+    #[arg(long, conflicts_with_all = ["padding", "precision"])]
+    pub(crate) machines: bool,
+    /// Only with --machines: the bucket, in place of that of a server
+    #[arg(long, value_name = "URL", requires = "machines")]
+    pub(crate) remote: Option<String>,
+    /// Set by --machines for its processes: what is done with each batch
+    #[arg(long, hide = true)]
+    pub(crate) machine: Option<Work>,
+    /// Set by --machines: 1 % of the texts are changed
+    #[arg(long, hide = true)]
+    pub(crate) edited: bool,
+    /// Set by --machines: where the embeddings are written to
+    #[arg(long, hide = true)]
+    pub(crate) embeddings: Option<PathBuf>,
     /// Set by the first process for the second: the file of the expected embeddings
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) second_process: Option<PathBuf>,
+}
+
+/// What a machine does with each batch of embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Work {
+    /// Nothing.
+    None,
+    /// It trains a head.
+    Head,
+    /// It trains a head, and meanwhile reads the rows of the next batch.
+    HeadAndReadAhead,
+}
+
+impl Work {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Work::None => "none",
+            Work::Head => "head",
+            Work::HeadAndReadAhead => "head-and-read-ahead",
+        }
+    }
 }
 
 fn model() -> PathBuf {

@@ -9,12 +9,14 @@
 //! time nothing is computed. `README.md` has more.
 //!
 //! `encoder.rs` has the cache; `bert.rs` is the model, `weights.rs` loads its weights, `tokens.rs`
-//! prepares its input, `passes.rs` embeds, `report.rs` compares. `padding.rs` and `precision.rs` print other tables.
+//! prepares its input, `passes.rs` embeds, `report.rs` compares. `padding.rs`, `precision.rs` and `machines.rs` print
+//! other tables.
 
 mod args;
 mod bert;
 mod corpus;
 mod encoder;
+mod machines;
 mod padding;
 mod passes;
 mod precision;
@@ -51,6 +53,13 @@ fn run(args: &Args) -> Result<bool> {
     }
     if args.precision {
         precision::print_table(args)?;
+        return Ok(true);
+    }
+    if args.machines {
+        return machines::print_table(args);
+    }
+    if let Some(work) = args.machine {
+        machines::run_as_machine(args, work)?;
         return Ok(true);
     }
     let all = corpus::entries()?;

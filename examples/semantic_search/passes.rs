@@ -11,7 +11,7 @@ use crate::args::Args;
 use crate::corpus::Entry;
 use crate::encoder::Encoder;
 use crate::report::Pass;
-use crate::tokens::{self, Tokens};
+use crate::tokens::{self, Batch, Tokens};
 
 /// A model with its tokenizer.
 pub(crate) struct Embedder {
@@ -49,14 +49,28 @@ impl Embedder {
     }
 
     fn embed_showing(&self, texts: &[&str], progress: &ProgressBar) -> Result<Tensor> {
-        let rows = self.tokens.rows(texts)?;
-        let (mut places, mut embeddings) = (Vec::new(), Vec::new());
-        for batch in tokens::batches(&rows, self.batch) {
-            let embedded = self.encoder.forward(&batch.ids, &batch.mask);
-            progress.inc(batch.places.size()[0] as u64);
-            embeddings.push(embedded.to_device(Device::Cpu));
-            places.push(batch.places);
-        }
+        self.embed_batches(texts, |batches, number| {
+            let Batch { places, ids, mask } = &batches[number];
+            let embedded = self.encoder.forward(ids, mask);
+            progress.inc(places.size()[0] as u64);
+            Ok(embedded)
+        })
+    }
+
+    /// Returns `[N, 384]` on the CPU, in the order of the texts. `embed` returns the embeddings of the batch of a number.
+    ///
+    /// # Errors
+    ///
+    /// The tokenizer or `embed` fails.
+    pub(crate) fn embed_batches(
+        &self,
+        texts: &[&str],
+        mut embed: impl FnMut(&[Batch], usize) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let batches = tokens::batches(&self.tokens.rows(texts)?, self.batch);
+        let embed = |number| Ok(embed(&batches, number)?.to_device(Device::Cpu));
+        let embeddings: Vec<Tensor> = (0..batches.len()).map(embed).collect::<Result<_>>()?;
+        let places: Vec<&Tensor> = batches.iter().map(|batch| &batch.places).collect();
         // From the order of the batches to that of the texts.
         let order = Tensor::cat(&places, 0).argsort(0, false);
         Ok(Tensor::cat(&embeddings, 0).index_select(0, &order))

@@ -162,7 +162,7 @@ mod tests {
             other => panic!("{line}: {other:?}"),
         };
         assert_eq!(parts("bench stages --quick"), [Part::Stages]);
-        assert_eq!(parts("bench --no-peer").len(), 9);
+        assert_eq!(parts("bench --no-peer").len(), 11);
         assert!(parse("bench stage").unwrap_err().contains("workloads, "));
     }
 }

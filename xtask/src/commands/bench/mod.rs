@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Result, bail, ensure};
 use xshell::{Cmd, Shell, cmd};
 
-use crate::install::{fashion_mnist, libtorch, minilm, python_peer};
+use crate::install::{fashion_mnist, libtorch, minilm, python_peer, seaweedfs};
 use crate::machine;
 use crate::page::Page;
 use crate::release::DEFAULT;
@@ -33,6 +33,9 @@ pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
     if plan.parts().any(|part| part == Part::Workloads) {
         // Set in any case: the variable may be set, and --no-peer given.
         sh.set_var(python_peer::VARIABLE, peer(root, plan)?.unwrap_or_default());
+    }
+    if plan.parts().any(|part| part == Part::Machines) {
+        seaweedfs::prepare(root, &sh)?;
     }
     // All are built before the first one runs: nothing must compile while something is timed.
     for part in plan.parts() {
@@ -97,8 +100,8 @@ fn measure(sh: &Shell, part: Part, plan: &Plan) -> Result<()> {
     let figures = root.join("target/benchmark-figures.json");
     let has_chart = part == Part::Workloads;
     let mut command = cargo(sh, part, true).arg("--");
-    if part == Part::Precision {
-        command = command.arg("--precision");
+    if matches!(part, Part::Precision | Part::Machines) {
+        command = command.arg(format!("--{}", part.name()));
         command = command.env(minilm::VARIABLE, minilm::folder(&root)?);
     }
     if plan.quick {

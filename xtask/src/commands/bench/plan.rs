@@ -37,6 +37,8 @@ pub(crate) enum Part {
     Transfer,
     /// Needs a model.
     Precision,
+    /// Needs a model and SeaweedFS.
+    Machines,
     ReadAhead,
     Stages,
     Store,
@@ -56,7 +58,7 @@ impl Part {
     pub(crate) fn package(self) -> &'static str {
         match self {
             Self::Store | Self::Scale | Self::RemoteScale => "torchcache-store",
-            Self::Precision => "torchcache-examples",
+            Self::Precision | Self::Machines => "torchcache-examples",
             _ => "torchcache-benches",
         }
     }
@@ -64,7 +66,7 @@ impl Part {
     /// The kind of its program, for cargo.
     pub(crate) fn target(self) -> &'static str {
         match self {
-            Self::Precision => "example",
+            Self::Precision | Self::Machines => "example",
             _ => "bench",
         }
     }
@@ -73,7 +75,7 @@ impl Part {
     pub(crate) fn program(self) -> String {
         match self {
             Self::Store => Self::Stages.name(),
-            Self::Precision => "semantic_search".to_owned(),
+            Self::Precision | Self::Machines => "semantic_search".to_owned(),
             _ => self.name(),
         }
     }
