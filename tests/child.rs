@@ -70,6 +70,16 @@ fn main() {
         ["share-in-memory", from, count] => {
             shared_rows::share_in_memory(&rows(number(from), number(count)));
         }
+        ["share-apart", from, count] => {
+            shared_rows::share_apart(&rows(number(from), number(count)));
+        }
+        ["try-to-share", from, count] => {
+            shared_rows::try_to_share(&rows(number(from), number(count)));
+        }
+        ["first-pass", from, count, how] => {
+            let xs = rows(number(from), number(count));
+            shared_rows::first_pass(&xs, *how == "reading-ahead");
+        }
         // Stores rows and returns from `main`.
         ["store-to-share", from, count] => {
             shared_rows::store(&rows(number(from), number(count)));

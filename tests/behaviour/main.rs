@@ -61,6 +61,7 @@ mod read_ahead;
 mod reentrancy;
 mod refresh;
 mod remote;
+mod remote_faults;
 mod remove;
 mod sample_ids;
 mod shared_arguments;

@@ -301,14 +301,16 @@ fn rows_that_were_read_ahead_are_on_disk_where_memory_has_no_room() {
 #[test]
 fn peek_shows_rows_of_the_remote_without_a_request() {
     let fleet = Fleet::new();
-    let xs = random(&[3, 16]);
+    let xs = random(&[20, 16]);
     let first = fleet.machine();
     first.call(&xs);
     first.upload();
     let second = fleet.machine();
+    // Less than a quarter of the object, of which the background would fetch the rest.
     second.call(&xs.narrow(0, 0, 1));
     let before = second.torchcache.stats().remote;
-    let expected = [Some(Tier::Memory), Some(Tier::Remote), Some(Tier::Remote)];
+    let mut expected = vec![Some(Tier::Remote); 20];
+    expected[0] = Some(Tier::Memory);
     assert_eq!(second.tiers(&xs), expected);
     let after = second.torchcache.stats().remote;
     assert_eq!((after.gets, after.hits), (before.gets, before.hits));
@@ -317,7 +319,7 @@ fn peek_shows_rows_of_the_remote_without_a_request() {
             .torchcache
             .read_ahead(|| second.forward(&xs))
             .unwrap(),
-        2
+        19
     );
 }
 
@@ -575,7 +577,7 @@ fn processes_of_two_directories_share_rows() {
     }
     let third = fleet.directory();
     let printed = succeed(fleet.child(&third, &["share", "0", "240"]));
-    assert_eq!(printed, "computed 0 remote 240 faults 0 flushed");
+    assert_eq!(printed, "computed 0 found 240 faults 0 flushed");
 }
 
 #[test]
@@ -596,10 +598,10 @@ fn rows_of_a_process_that_was_killed_are_uploaded_by_the_next_one() {
     child.wait().unwrap();
     assert!(segments(&fleet.bucket()).is_empty());
     let printed = succeed(fleet.child(&directory, &["share", "50", "1"]));
-    assert_eq!(printed, "computed 1 remote 0 faults 0 flushed");
+    assert_eq!(printed, "computed 1 found 0 faults 0 flushed");
     let other = fleet.directory();
     let printed = succeed(fleet.child(&other, &["share", "0", "51"]));
-    assert_eq!(printed, "computed 0 remote 51 faults 0 flushed");
+    assert_eq!(printed, "computed 0 found 51 faults 0 flushed");
 }
 
 #[test]
@@ -608,7 +610,7 @@ fn rows_are_uploaded_when_the_process_ends() {
     fs::create_dir_all(fleet.bucket()).unwrap();
     succeed(fleet.child(&fleet.directory(), &["store-to-share", "0", "50"]));
     let printed = succeed(fleet.child(&fleet.directory(), &["share", "0", "50"]));
-    assert_eq!(printed, "computed 0 remote 50 faults 0 flushed");
+    assert_eq!(printed, "computed 0 found 50 faults 0 flushed");
 }
 
 #[test]
@@ -623,21 +625,18 @@ fn the_environment_sets_remote_and_mode() {
             Command::new("true"),
         ))
     };
-    assert_eq!(
-        share("", "0", "10"),
-        "computed 10 remote 0 faults 0 flushed"
-    );
+    assert_eq!(share("", "0", "10"), "computed 10 found 0 faults 0 flushed");
     assert_eq!(
         share("read-only", "0", "20"),
-        "computed 10 remote 10 faults 0 flushed"
+        "computed 10 found 10 faults 0 flushed"
     );
     assert_eq!(
         share("write-only", "0", "20"),
-        "computed 20 remote 0 faults 0 flushed"
+        "computed 20 found 0 faults 0 flushed"
     );
     assert_eq!(
         share("read-write", "0", "20"),
-        "computed 0 remote 20 faults 0 flushed"
+        "computed 0 found 20 faults 0 flushed"
     );
 }
 
@@ -680,7 +679,7 @@ fn a_cache_in_memory_ignores_the_environment() {
     for url in [fleet.url(), "bucket/rows".to_owned()] {
         let mut command = fleet.child(&directory, &["share-in-memory", "0", "5"]);
         command.env("TORCHCACHE_REMOTE", url);
-        assert_eq!(succeed(command), "computed 5 remote 0 faults 0 flushed");
+        assert_eq!(succeed(command), "computed 5 found 0 faults 0 flushed");
     }
     assert!(segments(&fleet.bucket()).is_empty());
 }
