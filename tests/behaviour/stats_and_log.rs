@@ -22,7 +22,7 @@ fn calls_log_at_debug_and_identities_at_info() {
         ("INFO", hash.as_str(), 1),
         ("INFO", "support::Scale", 1),
         ("DEBUG", "", 2),
-        ("DEBUG", "memory=3 disk=0 computed=1", 1),
+        ("DEBUG", "memory=3 disk=0 remote=0 computed=1", 1),
     ] {
         assert_eq!(events(&lines, level, words), times, "{words}: {lines:#?}");
     }
