@@ -264,10 +264,10 @@ impl TorchCache {
     }
 
     /// Waits until the [remote](crate::Options::remote) has every row that this process computed or imported so far under
-    /// the present module hash, but no longer than `timeout`. Then other machines find them, until they are removed from
-    /// the remote. Without a remote tier, and with `remote_mode = "read-only"`, it returns at once.
+    /// the present module hash and that the disk tier took, but no longer than `timeout`. Then other machines find them,
+    /// until they are removed from the remote. Without a remote tier it returns at once.
     ///
-    /// [`flush`](Self::flush) waits for the disk alone. The end of the process uploads for ten seconds at most; the next
+    /// [`flush`](Self::flush) waits for the disk alone, and reports the rows that the disk tier did not take. The end of the process uploads for ten seconds at most; the next
     /// process that opens the directory uploads the rest.
     ///
     /// ```no_run
@@ -292,14 +292,15 @@ impl TorchCache {
         let Some(tiers) = self.tiers() else {
             return Ok(());
         };
-        // Rows in memory that the disk lacks. A failure is one of the disk, which lacks them still: `flush` returns it.
-        let _ = tiers.save_all();
         if let Some(fault) = tiers.disk_fault {
             return Err(fault.reason.into());
         }
-        let flushed = tiers.remote.map(|remote| remote.flush(timeout));
-        flushed.transpose().map_err(Detail::NotUploaded)?;
-        Ok(())
+        let Some(remote) = &tiers.remote else {
+            return Ok(());
+        };
+        // Rows in memory that the disk lacks. A failure is one of the disk, which lacks them still: `flush` returns it.
+        let _ = tiers.save_all();
+        Ok(remote.flush(timeout).map_err(Detail::NotUploaded)?)
     }
 
     /// Counts rows that the disk tier should have and has not: the next flush returns them as an error.

@@ -190,7 +190,8 @@ impl Tiers {
         }
     }
 
-    /// Removes the rows of these keys; those in the remote are not found any more. Calls under way keep none of their rows, whatever the keys.
+    /// Removes the rows of these keys; those in the remote are not found any more. Calls under way keep none of their
+    /// rows, whatever the keys.
     ///
     /// # Errors
     ///
@@ -200,12 +201,19 @@ impl Tiers {
         if let Some(fault) = &self.disk_fault {
             return Err(fault.reason.clone().into());
         }
+        // Before, so that none is fetched in the background while the disk removes them; and after, since copies that
+        // the disk had until then may have been uploaded.
+        self.supersede(keys);
         let removed = self.store.as_ref().map(|store| store.remove(keys));
         removed.transpose().map_err(Detail::NotRemoved)?;
+        self.supersede(keys);
+        Ok(())
+    }
+
+    fn supersede(&self, keys: &[Key]) {
         if let Some(remote) = &self.remote {
             remote.supersede(keys);
         }
-        Ok(())
     }
 
     /// Removes rows from memory. Until the result is dropped, calls keep no rows.
