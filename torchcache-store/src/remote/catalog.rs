@@ -64,6 +64,17 @@ struct Scan {
     listed_at: u64,
     /// When everything was listed last.
     full_at: Option<Instant>,
+    /// The hint changed since, and a listing of what is new did not show why.
+    is_full_owed: bool,
+}
+
+/// When everything is listed because of a hint that changed for a reason that is not known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unexplained {
+    /// At once: rows are not put that were removed.
+    Now,
+    /// Not more often than [`MIN_FULL_LIST_INTERVAL`].
+    Later,
 }
 
 /// When to refresh.
@@ -164,15 +175,21 @@ impl RemoteCatalog {
         let is_over = last.is_none_or(|last| self.client.clock.now() >= last + interval);
         if is_wanted && is_over {
             // Failures are counted by the client; the schedule has the next attempt.
-            let _ = self.refresh(self.client.clock.now() + REFRESH_TIMEOUT);
+            let until = self.client.clock.now() + REFRESH_TIMEOUT;
+            let _ = self.refresh_for(Unexplained::Later, until);
         }
     }
 
-    /// Looks for new segments and reads their footers, until the deadline.
+    /// Looks for new segments and reads their footers, until the deadline. Segments whose removal changed the hint are
+    /// detached.
     pub(super) fn refresh(&self, until: Instant) -> Result<(), ObjectError> {
+        self.refresh_for(Unexplained::Now, until)
+    }
+
+    fn refresh_for(&self, unexplained: Unexplained, until: Instant) -> Result<(), ObjectError> {
         let scan = self.scan.take(&*self.client.clock, until);
         let mut scan = scan.ok_or(ObjectErrorKind::TimedOut)?;
-        let looked = self.look(&mut scan, until);
+        let looked = self.look(&mut scan, unexplained, until);
         let result = looked.and_then(|has_changed| Ok((has_changed, self.load(&mut scan, until)?)));
         let mut schedule = self.schedule();
         schedule.interval = match &result {
@@ -190,23 +207,32 @@ impl RemoteCatalog {
     }
 
     /// Finds out which segments there are. Returns whether that has changed.
-    fn look(&self, scan: &mut Scan, until: Instant) -> Result<bool, ObjectError> {
+    fn look(
+        &self,
+        scan: &mut Scan,
+        unexplained: Unexplained,
+        until: Instant,
+    ) -> Result<bool, ObjectError> {
         // Before the listing: what is added during it changes the hint again.
         let hint = self.hint(until)?;
         let is_older = |interval| {
             let now = self.client.clock.now();
             scan.full_at.is_none_or(|at| now >= at + interval)
         };
-        let mut is_full = self.schedule().is_full_wanted || is_older(FULL_LIST_INTERVAL);
-        let may_be_full = is_older(MIN_FULL_LIST_INTERVAL);
+        let may_be_full = unexplained == Unexplained::Now || is_older(MIN_FULL_LIST_INTERVAL);
+        let mut is_full = self.schedule().is_full_wanted
+            || is_older(FULL_LIST_INTERVAL)
+            || (scan.is_full_owed && may_be_full);
         if !is_full && scan.hint.as_ref() == Some(&hint) {
             return Ok(false);
         }
         let mut has_changed = false;
         if !is_full {
             has_changed = self.list_new(scan, until)?;
-            // The hint says that there is more than this shows: the clock of its writer is behind.
-            is_full = !has_changed && may_be_full;
+            // The hint says that there is more than this shows: the clock of its writer is behind, or segments were
+            // removed.
+            scan.is_full_owed |= !has_changed;
+            is_full = scan.is_full_owed && may_be_full;
         }
         if is_full {
             // Before it, for objects that are gone meanwhile.
@@ -214,6 +240,7 @@ impl RemoteCatalog {
             let listed = self.list_all(scan, until);
             has_changed = listed.inspect_err(|_| self.schedule().is_full_wanted = true)?;
             scan.full_at = Some(self.client.clock.now());
+            scan.is_full_owed = false;
         }
         scan.hint = Some(hint);
         Ok(has_changed)

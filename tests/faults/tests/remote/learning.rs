@@ -188,6 +188,24 @@ fn a_late_name_is_found_within_an_hour() {
 }
 
 #[test]
+fn a_late_name_is_found_once_everything_may_be_listed() {
+    let bucket = bucket();
+    let (writer, slow) = (Machine::new(&bucket), Machine::with(&bucket, -3600, |_| {}));
+    let reader = Machine::new(&bucket);
+    writer.put(0..10, 300);
+    reader.work(1);
+    slow.put(10..20, 300);
+    reader.remote.locate(&[unknown()]);
+    reader.work(60);
+    assert_eq!(reader.count(0..20), 10, "everything was listed just before");
+    for _ in 0..2 {
+        reader.remote.locate(&[unknown()]);
+        reader.work(301);
+    }
+    assert_eq!(reader.count(0..20), 20);
+}
+
+#[test]
 fn a_hint_that_is_set_twice_between_looks_hides_nothing() {
     let bucket = bucket();
     let (one, other) = (Machine::new(&bucket), Machine::new(&bucket));
