@@ -14,7 +14,7 @@ pub struct RemoteClearReport {
     pub bytes: u64,
     /// Whether the cache is gone. It stays while a machine adds rows.
     pub cache_removed: bool,
-    /// The keys of objects that could not be removed, with the error of each.
+    /// The keys of objects that could not be removed, or changed as a hint that others were, with the error of each.
     pub failed: Vec<(String, ObjectError)>,
 }
 
@@ -69,6 +69,13 @@ impl RemoteRoot {
                     false
                 }
             };
+        }
+        // A hint that is gone has changed, too.
+        if report.segments > 0
+            && !report.cache_removed
+            && let Err(error) = self.set_latest(&cache.layout)
+        {
+            report.failed.push((cache.layout.latest(), error));
         }
         report
     }

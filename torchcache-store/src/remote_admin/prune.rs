@@ -48,7 +48,7 @@ pub struct RemotePruneReport {
     pub joined_sources: u64,
     /// Keys of objects that were skipped, with the reason: a newer version, or a failed read.
     pub skipped: Vec<(String, String)>,
-    /// Keys of objects that could not be removed, with the error of each.
+    /// Keys of objects that could not be removed, or changed as a hint that others were, with the error of each.
     pub failed: Vec<(String, ObjectError)>,
 }
 
@@ -366,7 +366,16 @@ impl<'r> RemotePrunePlan<'r> {
         for index in touched {
             let removed = self.remove_empty(index, &mut remover);
             if removed || pruned.0.contains_key(&index) {
-                pruned.cache(&self, index).cache_removed = removed;
+                let cache = pruned.cache(&self, index);
+                cache.cache_removed = removed;
+                // A hint that is gone has changed, too.
+                let layout = &self.caches[index].layout;
+                if !removed
+                    && !cache.segments.is_empty()
+                    && let Err(error) = self.root.set_latest(layout)
+                {
+                    remover.failed.push((layout.latest(), error));
+                }
             }
         }
         self.report.failed = remover.failed;

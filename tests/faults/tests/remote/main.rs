@@ -11,6 +11,7 @@ mod local;
 mod processes;
 mod properties;
 mod reading;
+mod removing;
 mod threads;
 mod tier;
 mod uploading;
