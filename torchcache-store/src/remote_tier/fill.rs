@@ -50,45 +50,43 @@ fn fits(store: &Store, bytes: u64) -> bool {
     bytes <= bound / MAX_SHARE && (config.eviction != Eviction::Never || has_room())
 }
 
-/// Splits rows into consecutive ones of one schema and length.
+/// Splits rows into consecutive ones of so many bytes that one is fetched at a time.
 fn portions(mut rows: &[RemoteRow]) -> impl Iterator<Item = &[RemoteRow]> {
     std::iter::from_fn(move || {
-        let first = rows.first()?;
-        let is_like = |row: &&RemoteRow| (row.len, row.schema()) == (first.len, first.schema());
-        let most = (PORTION_BYTES / first.len.max(1)).max(1);
-        let len = rows.iter().take(most).take_while(is_like).count();
-        let (portion, rest) = rows.split_at(len);
+        let mut bytes = 0;
+        let fits = |row: &&RemoteRow| {
+            bytes += row.len;
+            bytes <= PORTION_BYTES
+        };
+        let count = rows.iter().take_while(fits).count().max(1);
+        let (portion, rest) = rows.split_at_checked(count)?;
         rows = rest;
         Some(portion)
     })
 }
 
-/// Fetches rows of one schema and length. Returns whether any came.
+/// Fetches rows, and puts those of one schema and length into the store together. Returns whether any came.
 fn fetch(remote: &Remote, store: &Store, rows: &[RemoteRow], epoch: u64) -> bool {
-    let len = rows[0].len;
-    let mut values = vec![0; rows.len() * len];
-    let mut parts = &mut values[..];
-    let mut out: Vec<&mut [u8]> = Vec::with_capacity(rows.len());
-    for _ in rows {
-        let (part, rest) = std::mem::take(&mut parts).split_at_mut(len);
-        out.push(part);
-        parts = rest;
-    }
+    let mut values: Vec<Vec<u8>> = rows.iter().map(|row| vec![0; row.len]).collect();
+    let mut out: Vec<&mut [u8]> = values.iter_mut().map(Vec::as_mut_slice).collect();
     let read = remote.fill(rows, &mut out);
-    let mut keys = Vec::with_capacity(rows.len());
-    for (n, row) in rows.iter().enumerate().filter(|(n, _)| read[*n]) {
-        values.copy_within(n * len..(n + 1) * len, keys.len() * len);
-        keys.push(*row.key());
+    let came = rows.iter().zip(values).zip(read);
+    let mut came: Vec<(&RemoteRow, Vec<u8>)> =
+        came.filter_map(|(row, came)| came.then_some(row)).collect();
+    fn kind<'a>((row, _): &(&'a RemoteRow, Vec<u8>)) -> (usize, &'a [u8]) {
+        (row.len, row.schema())
     }
-    if keys.is_empty() {
-        return false;
+    came.sort_by(|one, other| kind(one).cmp(&kind(other)));
+    for like in came.chunk_by(|one, other| kind(one) == kind(other)) {
+        let (first, _) = &like[0];
+        let keys = like.iter().map(|(row, _)| *row.key()).collect();
+        let values: Vec<&[u8]> = like.iter().map(|(_, value)| value.as_slice()).collect();
+        let schema = first.shared_schema().clone();
+        let element_bytes = first.encoding().element_bytes() as u8;
+        // The lengths are those of the format.
+        if let Ok(batch) = RowBatch::new(keys, schema, values.concat(), first.len) {
+            store.put(batch.element_bytes(element_bytes).since(epoch));
+        }
     }
-    values.truncate(keys.len() * len);
-    let element_bytes = rows[0].encoding().element_bytes() as u8;
-    let batch = RowBatch::new(keys, rows[0].shared_schema().clone(), values, len);
-    // The lengths are those of the format.
-    if let Ok(batch) = batch {
-        store.put(batch.element_bytes(element_bytes).since(epoch));
-    }
-    true
+    !came.is_empty()
 }

@@ -59,6 +59,26 @@ fn the_rest_of_a_segment_that_was_asked_often_is_fetched_and_not_uploaded() {
 }
 
 #[test]
+fn the_rest_of_a_segment_takes_no_more_requests_if_its_rows_have_many_lengths() {
+    let gets = |lengths: [usize; 2]| {
+        let bucket = bucket();
+        let writer = Host::new(&bucket);
+        let len = |n: u64| lengths[n as usize % 2];
+        (0..ROWS).for_each(|n| writer.compute(n..n + 1, len(n)));
+        writer.flush().expect("it is uploaded");
+        assert_eq!(bucket.objects(SEGMENTS).len(), 1);
+        let there = host(&bucket, Config::default());
+        (0..16).for_each(|n| assert_eq!(there.get(n..n + 1, len(n)), 1));
+        there.objects.take_log();
+        there.work(1);
+        assert_eq!(there.stats().filled, ROWS - 16);
+        (0..ROWS).for_each(|n| assert_eq!(there.local(n..n + 1, len(n)), 1));
+        there.objects.take_log().gets
+    };
+    assert_eq!(gets([LEN, LEN + 1]), gets([LEN, LEN]));
+}
+
+#[test]
 fn the_rest_of_a_segment_is_fetched_after_a_quarter_of_its_bytes() {
     let bucket = filled_bucket();
     let there = host(&bucket, Config::default());
