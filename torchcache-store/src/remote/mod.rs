@@ -38,7 +38,7 @@
 //! Only rows that this process computed are [pushed](Remote::push): uploading what was downloaded would bring evicted
 //! rows back for ever. At 64 MiB, after a delay, or in [`Remote::flush`], the keys that the remote has are dropped, the
 //! records of the others are copied as they are stored, and put as one object; then `latest` is changed, at most every
-//! 5 s. The delay is 30 s and doubles to 16 min while objects are small. After a failure the same object is put again,
+//! 5 s, and once more when the process or the tier ends. The delay is 30 s and doubles to 16 min while objects are small. After a failure the same object is put again,
 //! under the same name, after 5 s to 5 min. The backlog is bounded, and rows that are dropped are counted.
 //!
 //! # Faults
@@ -348,6 +348,11 @@ impl Remote {
         pushed
     }
 
+    /// Whether rows are to be uploaded, or other machines are to be told of some that were.
+    pub fn has_pending(&self) -> bool {
+        self.uploads.has_pending()
+    }
+
     /// How many of the rows that were taken into the backlog have left it: put, found to be there, removed or dropped.
     /// They leave it in their order.
     pub fn settled_rows(&self) -> u64 {
@@ -368,7 +373,8 @@ impl Remote {
         self.work_on(source, false);
     }
 
-    /// The same where no more rows are pushed: those that are left are uploaded without a delay.
+    /// The same where no more rows are pushed: those that are left are uploaded, and other machines are told of them,
+    /// without a delay.
     pub fn drain(&self, source: &dyn RecordSource) {
         self.work_on(source, true);
     }

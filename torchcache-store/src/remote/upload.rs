@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::key::Key;
 use crate::segment::{Encoding, Footer, MAX_SCHEMA, ROW_LEN, SegmentBuilder};
 use crate::sync::{Mutex, MutexGuard};
 
-/// How long an upload in the background may take.
+/// How long an attempt to put an object may take, also in a flush that has more time: a request may hang.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a flush waits after a failure, at first and at most.
@@ -84,9 +85,7 @@ pub struct StoredRecord<'a> {
 struct Turn {
     /// An object that is not known to have been put. It is put again as it is: the reply may have been lost.
     prepared: Option<Prepared>,
-    /// The hint is to be changed.
-    is_hint_due: bool,
-    /// When it may be changed, and the pause after that if it fails.
+    /// When the hint may be changed, and the pause after that if it fails.
     hint_at: Option<Instant>,
     hint_pause: Duration,
 }
@@ -118,6 +117,8 @@ pub(crate) fn has_room<W: Write>(
 pub(super) struct Uploads {
     backlog: Mutex<Backlog>,
     turn: Exclusive<Turn>,
+    /// The hint is to be changed. Written by the thread that has the turn.
+    is_hint_due: AtomicBool,
 }
 
 /// What uploading needs in addition to its own state.
@@ -134,10 +135,10 @@ impl Uploads {
             backlog: Mutex::new(Backlog::new(max_rows, max_bytes)),
             turn: Exclusive::new(Turn {
                 prepared: None,
-                is_hint_due: false,
                 hint_at: None,
                 hint_pause: HINT_INTERVAL,
             }),
+            is_hint_due: AtomicBool::new(false),
         }
     }
 
@@ -147,6 +148,11 @@ impl Uploads {
 
     pub(super) fn counts(&self) -> UploadCounts {
         self.backlog().counts()
+    }
+
+    /// Whether rows are to be uploaded, or the hint is to be changed.
+    pub(super) fn has_pending(&self) -> bool {
+        self.counts().pending_rows > 0 || self.is_hint_due.load(Ordering::Relaxed)
     }
 
     /// How many rows have left the backlog.
@@ -165,7 +171,8 @@ impl Uploads {
         self.backlog().push(now, supersessions, origin, rows)
     }
 
-    /// Uploads what is due, and changes the hint if that is. With `is_ending`, rows are due without a delay.
+    /// Uploads what is due, and changes the hint if that is. With `is_ending`, both are due without a delay, and the hint
+    /// is tried once.
     pub(super) fn work(&self, remotes: Remotes<'_>, is_ending: bool) {
         let clock = &*remotes.client.clock;
         // A flush on another thread uploads what is due here.
@@ -181,21 +188,39 @@ impl Uploads {
                 break;
             }
         }
-        self.set_hint(&mut turn, remotes, clock.now() + UPLOAD_TIMEOUT);
+        self.set_hint(&mut turn, remotes, clock.now() + UPLOAD_TIMEOUT, is_ending);
     }
 
     /// Uploads all rows that are in the backlog now.
     ///
-    /// With `gives_up`, an error ends it that is not expected to pass soon.
+    /// With `is_ending`, an error ends it that is not expected to pass soon, and a hint that is due is changed without a
+    /// delay.
     pub(super) fn flush(
         &self,
         remotes: Remotes<'_>,
         timeout: Duration,
-        gives_up: bool,
+        is_ending: bool,
+    ) -> Result<(), RemoteFlushError> {
+        let clock = &*remotes.client.clock;
+        let deadline = clock.now() + timeout;
+        let flushed = self.flush_rows(remotes, deadline, is_ending);
+        if is_ending
+            && clock.now() < deadline
+            && let Some(mut turn) = self.turn.take(clock, deadline)
+        {
+            self.set_hint(&mut turn, remotes, deadline, true);
+        }
+        flushed
+    }
+
+    fn flush_rows(
+        &self,
+        remotes: Remotes<'_>,
+        deadline: Instant,
+        is_ending: bool,
     ) -> Result<(), RemoteFlushError> {
         let clock = &*remotes.client.clock;
         let now = || clock.now();
-        let deadline = now() + timeout;
         let end = self.backlog().end();
         let (mut source, mut pause) = (None, FLUSH_BACKOFF);
         loop {
@@ -219,10 +244,10 @@ impl Uploads {
             }
             match self.upload(&mut turn, remotes, deadline, false) {
                 Ok(()) => {
-                    self.set_hint(&mut turn, remotes, deadline);
+                    self.set_hint(&mut turn, remotes, deadline, false);
                     pause = FLUSH_BACKOFF;
                 }
-                Err(error) if gives_up && !passes_soon(&error) => {
+                Err(error) if is_ending && !passes_soon(&error) => {
                     let source = Some(error);
                     return Err(RemoteFlushError::Timeout { rows: left, source });
                 }
@@ -277,7 +302,8 @@ impl Uploads {
             prepared.named_at = now;
         }
         let Prepared { name, bytes, .. } = &prepared;
-        match client.put_new(&catalog.layout.segment(name), bytes, deadline) {
+        let put_by = deadline.min(client.clock.now() + UPLOAD_TIMEOUT);
+        match client.put_new(&catalog.layout.segment(name), bytes, put_by) {
             // The name is unique, so it was put by an earlier attempt whose reply was lost.
             Err(error) if error.kind == ObjectErrorKind::AlreadyExists => {}
             Err(error) => {
@@ -294,7 +320,7 @@ impl Uploads {
             &bytes[tail..],
             prepared.supersessions,
         );
-        turn.is_hint_due = true;
+        self.is_hint_due.store(true, Ordering::Relaxed);
         let mut backlog = self.backlog();
         backlog.settle(prepared.batch);
         backlog.note_put(client.clock.now(), bytes.len() as u64, is_timed);
@@ -367,14 +393,18 @@ impl Uploads {
         }))
     }
 
-    /// Changes the hint after uploads, unless it was changed shortly before.
-    fn set_hint(&self, turn: &mut Turn, remotes: Remotes<'_>, until: Instant) {
+    /// Changes the hint after uploads, unless it was changed shortly before. With `is_ending`, in any case, and if that
+    /// fails, it is not tried again: readers list everything once an hour.
+    fn set_hint(&self, turn: &mut Turn, remotes: Remotes<'_>, until: Instant, is_ending: bool) {
         let now = remotes.client.clock.now();
-        if !turn.is_hint_due || turn.hint_at.is_some_and(|at| now < at) {
+        let may_change = is_ending || turn.hint_at.is_none_or(|at| now >= at);
+        if !may_change || !self.is_hint_due.load(Ordering::Relaxed) {
             return;
         }
-        turn.is_hint_due = remotes.catalog.set_hint(until).is_err();
-        turn.hint_pause = match turn.is_hint_due {
+        let has_failed = remotes.catalog.set_hint(until).is_err();
+        let is_due = has_failed && !is_ending;
+        self.is_hint_due.store(is_due, Ordering::Relaxed);
+        turn.hint_pause = match has_failed {
             true => (2 * turn.hint_pause).min(MAX_HINT_PAUSE),
             false => HINT_INTERVAL,
         };

@@ -129,7 +129,7 @@ impl Tier {
     }
 
     pub(super) fn has_pending(&self) -> bool {
-        self.remote.stats().uploads.pending_rows > 0
+        self.remote.has_pending()
     }
 
     /// Takes over the rows of processes that were killed, once.

@@ -127,6 +127,57 @@ fn the_hint_changes_at_most_every_five_seconds() {
 }
 
 #[test]
+fn a_hint_that_is_due_is_changed_at_the_end() {
+    let finish = |writer: &Machine| {
+        let finished = writer.remote.finish(&writer.rows, Duration::from_secs(10));
+        finished.expect("nothing is left");
+    };
+    let drain = |writer: &Machine| writer.remote.drain(&writer.rows);
+    for end in [&finish as &dyn Fn(&Machine), &drain] {
+        let bucket = bucket();
+        let (writer, reader) = (Machine::new(&bucket), Machine::new(&bucket));
+        writer.put(0..10, 300);
+        reader.work(1);
+        writer.put(10..20, 300);
+        assert_eq!(writer.objects.take_log().sets, 1);
+        assert!(writer.remote.has_pending());
+        end(&writer);
+        assert!(!writer.remote.has_pending());
+        assert_eq!(writer.objects.take_log().sets, 1);
+        reader.remote.locate(&[unknown()]);
+        reader.work(31);
+        assert_eq!(reader.count(0..20), 20);
+    }
+}
+
+#[test]
+fn a_hint_that_cannot_be_changed_is_tried_once_at_the_end() {
+    let bucket = bucket();
+    let writer = Machine::new(&bucket);
+    writer.fail(&[Request::Set], ObjectFault::Error(ObjectErrorKind::Denied));
+    writer.put(0..10, 300);
+    writer.objects.take_log();
+    writer.remote.drain(&writer.rows);
+    assert_eq!(writer.objects.take_log().sets, 1);
+    assert!(!writer.remote.has_pending());
+}
+
+#[test]
+fn a_put_that_hangs_is_made_again_in_a_long_flush() {
+    let bucket = bucket();
+    let writer = Machine::new(&bucket);
+    writer.compute(0..10, 300);
+    let mut puts = 0;
+    writer.objects.set_faults(move |request| {
+        puts += u32::from(request == Request::PutNew);
+        (request == Request::PutNew && puts == 1).then_some(ObjectFault::Hangs)
+    });
+    let flushed = writer.remote.flush(&writer.rows, Duration::from_secs(300));
+    flushed.expect("the second attempt succeeds");
+    assert_eq!(writer.objects.take_log().puts, 2);
+}
+
+#[test]
 fn a_put_whose_reply_was_lost_is_made_again_and_found() {
     for ignores_conditions in [false, true] {
         let bucket = bucket();
