@@ -50,12 +50,23 @@ pub struct UploadCounts {
 /// What was taken into the backlog.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pushed {
-    /// The rows, and the lengths of their stored values.
-    pub rows: Vec<(Key, u32)>,
+    /// The rows, in their order.
+    pub rows: Vec<PushedRow>,
     /// How many rows have left the backlog when all of these have: see [`Remote::settled_rows`].
     ///
     /// [`Remote::settled_rows`]: super::Remote::settled_rows
     pub end: u64,
+}
+
+/// A row that is to be uploaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PushedRow {
+    /// Its key.
+    pub key: Key,
+    /// The length of the stored value.
+    pub stored_len: u32,
+    /// It replaces the copies that the remote has: they were [superseded](super::Remote::supersede) before.
+    pub replaces: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -149,24 +160,24 @@ impl Backlog {
         std::mem::take(&mut self.unreported)
     }
 
-    /// Adds rows with the lengths of their stored values. Those for which there is no room are dropped.
+    /// Adds rows. Those for which there is no room are dropped.
     pub(super) fn push(
         &mut self,
         now: Instant,
         supersessions: u64,
         origin: Origin,
-        rows: impl Iterator<Item = (Key, u32)>,
+        rows: impl Iterator<Item = PushedRow>,
     ) -> Pushed {
         let mut pushed = Pushed::default();
         if self.rows.is_empty() && self.last.is_some_and(|last| now >= last + IDLE) {
             self.delay = MIN_DELAY;
         }
-        for (key, stored_len) in rows {
+        for pushed_row in rows {
             let row = PendingRow {
-                key,
+                key: pushed_row.key,
                 since: now,
                 supersessions,
-                stored_len,
+                stored_len: pushed_row.stored_len,
                 origin,
             };
             let total = self.counts.pending_bytes + row.bytes();
@@ -177,7 +188,7 @@ impl Backlog {
             }
             self.counts.pending_rows += 1;
             self.counts.pending_bytes = total;
-            pushed.rows.push((key, stored_len));
+            pushed.rows.push(pushed_row);
             self.rows.push_back(row);
         }
         pushed.end = self.end();

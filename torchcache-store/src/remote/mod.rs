@@ -86,7 +86,7 @@ use crate::fs::FileSystem;
 use crate::key::Key;
 
 pub(crate) use backlog::{OBJECT_BYTES, SMALL_BYTES};
-pub use backlog::{Pushed, UploadCounts};
+pub use backlog::{Pushed, PushedRow, UploadCounts};
 pub use breaker::BreakerState;
 pub(crate) use catalog::MAX_FOOTER_BYTES;
 pub use client::RequestCounts;
@@ -324,9 +324,13 @@ impl Remote {
         self.push_from(Origin::Here, rows)
     }
 
-    /// The same for rows that were computed by a process that is gone. A [`flush`](Self::flush) does not report their
-    /// loss: that process may not have stored them.
-    pub fn push_again(&self, rows: impl IntoIterator<Item = (Key, u32)>) -> Pushed {
+    /// The same for rows that were [pushed](Self::push) by a process that is gone: those that replace other copies
+    /// [supersede](Self::supersede) them here. A [`flush`](Self::flush) does not report their loss: that process may not
+    /// have stored them.
+    pub fn push_again(&self, rows: &[PushedRow]) -> Pushed {
+        let replacing = rows.iter().filter(|row| row.replaces).map(|row| row.key);
+        self.supersede(&replacing.collect::<Vec<Key>>());
+        let rows = rows.iter().map(|row| (row.key, row.stored_len));
         self.push_from(Origin::Before, rows)
     }
 
@@ -334,9 +338,15 @@ impl Remote {
         if self.mode == RemoteMode::ReadOnly {
             return Pushed::default();
         }
-        let mut count = 0;
-        let rows = rows.into_iter().inspect(|_| count += 1);
+        let (keys, lengths): (Vec<Key>, Vec<u32>) = rows.into_iter().unzip();
+        let count = keys.len();
         let (now, supersessions) = (self.client.clock.now(), self.catalog.rows.supersessions());
+        let (superseded, _) = self.catalog.rows.superseded(&keys);
+        let rows = keys.iter().zip(lengths).map(|(key, stored_len)| PushedRow {
+            key: *key,
+            stored_len,
+            replaces: superseded.contains_key(key),
+        });
         let pushed = self.uploads.push(now, supersessions, origin, rows);
         if count > pushed.rows.len() {
             let reason = format_args!(

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::backlog::{Backlog, Batch, Origin, PendingRow, Pushed, UploadCounts};
+use super::backlog::{Backlog, Batch, Origin, PendingRow, Pushed, PushedRow, UploadCounts};
 use super::catalog::{MAX_FOOTER_BYTES, RemoteCatalog};
 use super::client::Client;
 use super::exclusive::Exclusive;
@@ -160,13 +160,13 @@ impl Uploads {
         self.backlog().settled_rows()
     }
 
-    /// Adds rows with the lengths of their stored values. Those for which there is no room are dropped.
+    /// Adds rows. Those for which there is no room are dropped.
     pub(super) fn push(
         &self,
         now: Instant,
         supersessions: u64,
         origin: Origin,
-        rows: impl Iterator<Item = (Key, u32)>,
+        rows: impl Iterator<Item = PushedRow>,
     ) -> Pushed {
         self.backlog().push(now, supersessions, origin, rows)
     }

@@ -15,12 +15,14 @@ use crate::catalog::directory;
 use crate::events::Deferring;
 use crate::fs::temp_file::{SUFFIX, TempFile};
 use crate::fs::{Directory, File, FileSystem, file_names, read_exact, remove_if_present};
-use crate::key::Key;
-use crate::remote::Pushed;
 use crate::remote::local_dir::{JOURNAL_SUFFIX, is_journal};
+use crate::remote::{Pushed, PushedRow};
 
-/// Key, length of the stored value, and a checksum of both.
-const ENTRY_LEN: usize = 40;
+/// Key, length of the stored value, whether the row replaces others, and a checksum of these.
+const ENTRY_LEN: usize = 41;
+
+/// Where the checksum is.
+const SUM_AT: usize = ENTRY_LEN - 4;
 
 /// A file gets no further entries once it has so many.
 const FILE_ROWS: usize = 1 << 16;
@@ -81,15 +83,12 @@ impl Journal {
         state.has_failed = self.try_append(&mut state, &rows, end).is_err();
     }
 
-    fn try_append(&self, state: &mut State, rows: &[(Key, u32)], end: u64) -> io::Result<()> {
+    fn try_append(&self, state: &mut State, rows: &[PushedRow], end: u64) -> io::Result<()> {
         if state.files.back().is_none_or(|last| last.is_complete) {
             let dir = directory::open(&*self.fs, &self.dir, true)?;
             state.files.push_back(JournalFile::create(dir)?);
         }
-        let entries: Vec<u8> = rows
-            .iter()
-            .flat_map(|(key, len)| entry(key, *len))
-            .collect();
+        let entries: Vec<u8> = rows.iter().flat_map(entry).collect();
         let last = state.files.back_mut().expect("one was added");
         last.end = end;
         last.rows += rows.len();
@@ -111,7 +110,7 @@ impl Journal {
     }
 
     /// Takes over the files of processes that are gone: their rows are passed to `push`.
-    pub(super) fn take_over(&self, push: impl Fn(Rows) -> Pushed) {
+    pub(super) fn take_over(&self, push: impl Fn(Vec<PushedRow>) -> Pushed) {
         let Ok(dir) = directory::open(&*self.fs, &self.dir, false) else {
             return;
         };
@@ -153,11 +152,8 @@ impl JournalFile {
     }
 }
 
-/// The keys of rows, and the lengths of their stored values.
-type Rows = Vec<(Key, u32)>;
-
 /// The file of a process that is gone, locked, and its rows.
-fn abandoned(dir: &dyn Directory, name: &str) -> Option<(Box<dyn File>, Rows)> {
+fn abandoned(dir: &dyn Directory, name: &str) -> Option<(Box<dyn File>, Vec<PushedRow>)> {
     let file = dir.open(name.as_ref()).ok()?;
     match file.try_lock() {
         Ok(is_free) => is_free.then_some(())?,
@@ -178,20 +174,26 @@ fn checksum(entry: &[u8]) -> u32 {
     XxHash3_64::oneshot(entry) as u32
 }
 
-fn entry(key: &Key, len: u32) -> [u8; ENTRY_LEN] {
+fn entry(row: &PushedRow) -> [u8; ENTRY_LEN] {
     let mut entry = [0; ENTRY_LEN];
-    entry[..32].copy_from_slice(key);
-    entry[32..36].copy_from_slice(&len.to_le_bytes());
-    let sum = checksum(&entry[..36]);
-    entry[36..].copy_from_slice(&sum.to_le_bytes());
+    entry[..32].copy_from_slice(&row.key);
+    entry[32..36].copy_from_slice(&row.stored_len.to_le_bytes());
+    entry[36] = u8::from(row.replaces);
+    let sum = checksum(&entry[..SUM_AT]);
+    entry[SUM_AT..].copy_from_slice(&sum.to_le_bytes());
     entry
 }
 
-fn parse(entry: &[u8; ENTRY_LEN]) -> Option<(Key, u32)> {
+fn parse(entry: &[u8; ENTRY_LEN]) -> Option<PushedRow> {
     let (key, rest) = entry.split_first_chunk()?;
-    let (len, sum) = rest.split_first_chunk()?;
-    let is_sound = checksum(&entry[..36]).to_le_bytes() == sum;
-    is_sound.then_some((*key, u32::from_le_bytes(*len)))
+    let (len, rest) = rest.split_first_chunk()?;
+    let ([replaces], sum) = rest.split_first_chunk()?;
+    let is_sound = checksum(&entry[..SUM_AT]).to_le_bytes() == sum;
+    is_sound.then_some(PushedRow {
+        key: *key,
+        stored_len: u32::from_le_bytes(*len),
+        replaces: *replaces != 0,
+    })
 }
 
 #[cfg(test)]
@@ -200,13 +202,19 @@ mod tests {
 
     #[test]
     fn entries_are_read_as_they_are_written_and_damaged_ones_are_not() {
-        let key = *blake3::hash(b"row").as_bytes();
-        let sound = entry(&key, 77);
-        assert_eq!(parse(&sound), Some((key, 77)));
-        for at in 0..ENTRY_LEN {
-            let mut damaged = sound;
-            damaged[at] ^= 1;
-            assert_eq!(parse(&damaged), None, "byte {at}");
+        for replaces in [false, true] {
+            let row = PushedRow {
+                key: *blake3::hash(b"row").as_bytes(),
+                stored_len: 77,
+                replaces,
+            };
+            let sound = entry(&row);
+            assert_eq!(parse(&sound), Some(row));
+            for at in 0..ENTRY_LEN {
+                let mut damaged = sound;
+                damaged[at] ^= 1;
+                assert_eq!(parse(&damaged), None, "byte {at}");
+            }
         }
         assert_eq!(parse(&[0; ENTRY_LEN]), None);
     }

@@ -136,7 +136,7 @@ impl Tier {
     pub(super) fn take_over(&self) {
         if self.mode != RemoteMode::ReadOnly {
             self.taken_over
-                .call_once(|| self.journal.take_over(|rows| self.remote.push_again(rows)));
+                .call_once(|| self.journal.take_over(|rows| self.remote.push_again(&rows)));
         }
     }
 

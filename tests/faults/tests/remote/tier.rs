@@ -246,6 +246,29 @@ fn a_copy_of_a_removed_row_is_the_newest_whatever_the_clocks_show() {
 }
 
 #[test]
+fn rows_that_were_computed_again_by_a_killed_process_replace_their_old_copies() {
+    let bucket = bucket();
+    let here = Host::new(&bucket);
+    here.compute(0..10, LEN);
+    here.flush().expect("it is uploaded");
+    here.store.remove(&keys(0..4)).expect("they are removed");
+    here.tier.supersede(&keys(0..4));
+    here.compute(0..4, LEN + 1);
+    here.store.flush().expect("it is written");
+    // Killed twice before the upload.
+    let next = here.restart();
+    next.tier.work();
+    let next = next.restart();
+    next.flush().expect("it is uploaded");
+    let uploads = next.stats().uploads;
+    assert_eq!((uploads.uploaded, uploads.present), (4, 0));
+    let there = Host::new(&bucket);
+    there.work(1);
+    assert_eq!(there.get(0..4, LEN + 1), 4);
+    assert_eq!(there.get(4..10, LEN), 6);
+}
+
+#[test]
 fn rows_that_are_removed_before_their_upload_are_no_loss() {
     let bucket = bucket();
     let here = Host::new(&bucket);
