@@ -186,7 +186,7 @@ fn an_unreachable_remote_is_waited_for_once() {
     assert!((9..15).contains(&tried.waited), "{tried:?}");
     assert!(world.requests() < 10, "{}", world.requests());
 
-    // The next process uploads what is left.
+    // The next process uploads the rows.
     world.proxy.set_fault(Fault::None);
     let next = try_to_share(world.machine("hanging", "rows", &["try-to-share", "0", "1"]));
     assert_eq!((next.computed, &*next.flushed), (0, FLUSHED));
