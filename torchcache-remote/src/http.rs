@@ -1,5 +1,5 @@
-//! Checks of answers that `object_store` does not make: a listing is one, the answer to a put has no error in its body,
-//! and an error keeps the reason that the server gives.
+//! Checks of answers that `object_store` does not make: a listing is one, the answer to a change has no error in its
+//! body, and an error keeps the reason that the server gives.
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -35,7 +35,7 @@ struct Checked(HttpClient);
 impl HttpService for Checked {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let begun = request.extensions().get::<Begun>().cloned();
-        let is_put = request.method().as_str() == "PUT";
+        let is_change = matches!(request.method().as_str(), "PUT" | "DELETE");
         let is_listing = request.extensions().get::<Listing>().is_some();
         let response = self.0.execute(request).await?;
         if let Some(begun) = &begun {
@@ -45,7 +45,7 @@ impl HttpService for Checked {
         let limit = match status {
             400.. => MAX_ERROR_BODY,
             _ if is_listing => MAX_LISTING,
-            _ if is_put => MAX_ERROR_BODY,
+            _ if is_change => MAX_ERROR_BODY,
             _ => return Ok(response),
         };
         let (parts, body) = response.into_parts();
@@ -94,8 +94,8 @@ fn refusal_of_listing(text: &str) -> Refusal {
 }
 
 /// What an answer says that its status alone does not, or that `object_store` does not keep. The answer of S3 to a
-/// request with expired credentials has the status 400, a missing bucket is no missing object, and a conflict with a
-/// request that is not done yet is no object.
+/// request with expired credentials has the status 400, a missing bucket is no missing object, and of
+/// all conflicts one says that the object exists.
 fn refusal_of(status: u16, body: &str) -> Option<Refusal> {
     let code = element(body, "Code").unwrap_or_default();
     let kind = match (status, code) {
@@ -108,7 +108,8 @@ fn refusal_of(status: u16, body: &str) -> Option<Refusal> {
         }
         (404, "NoSuchBucket" | "ContainerNotFound") => RefusalKind::Other,
         (404, _) if body.contains("The specified bucket does not exist") => RefusalKind::Other,
-        (409, "ConditionalRequestConflict" | "OperationAborted") => RefusalKind::Other,
+        (409, "BlobAlreadyExists") => return None,
+        (409, _) => RefusalKind::Other,
         (501, _) => RefusalKind::NotImplemented,
         _ => return None,
     };
@@ -151,12 +152,16 @@ mod tests {
             (404, "NoSuchBucket", Some(RefusalKind::Other)),
             (409, "BlobAlreadyExists", None),
             (409, "ConditionalRequestConflict", Some(RefusalKind::Other)),
+            (409, "OperationAborted", Some(RefusalKind::Other)),
+            (409, "BucketNotReady", Some(RefusalKind::Other)),
+            (409, "LeaseIdMissing", Some(RefusalKind::Other)),
             (412, "PreconditionFailed", None),
             (501, "NotImplemented", Some(RefusalKind::NotImplemented)),
         ] {
             assert_eq!(kind(status, &body(code)), expected, "{status} {code}");
         }
         assert_eq!(kind(200, ""), None);
+        assert_eq!(kind(409, ""), Some(RefusalKind::Other));
         assert_eq!(kind(503, ""), Some(RefusalKind::Throttled));
         let refusal = refusal_of(404, &body("NoSuchBucket")).unwrap();
         assert_eq!(refusal.to_string(), "status 404 NoSuchBucket: Why");

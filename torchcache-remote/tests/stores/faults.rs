@@ -118,8 +118,7 @@ fn errors_of_the_server(world: &World) {
     world.proxy.set_fault(Fault::error_in_success());
     let [list, _, read] = world.answers(LONG);
     assert_eq!([list, read], [Err(Kind::Other); 2]);
-    let [put, set, _] = world.changes(LONG);
-    assert_eq!([put, set], [Err(Kind::Other); 2]);
+    assert_eq!(world.changes(LONG), [Err(Kind::Other); 3]);
 }
 
 fn broken_connections(world: &World) {
