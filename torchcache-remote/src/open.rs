@@ -8,7 +8,7 @@ use torchcache_store::remote::ObjectStore;
 use crate::failure::object_error;
 use crate::file;
 use crate::store::RemoteStore;
-use crate::url::{Scheme, Url, UrlError};
+use crate::url::{Scheme, Url, UrlError, redacted};
 use crate::variables::Variables;
 
 /// Where the objects of a cache are.
@@ -112,7 +112,7 @@ fn build(key: &ClientKey, url: &str) -> Result<RemoteStore, UrlError> {
         Scheme::Azure => return Err(feature_off(key, "azure")),
     };
     opened.map_err(|error| UrlError::Settings {
-        url: url.to_owned(),
+        url: redacted(url),
         reason: object_error(&error).reason,
     })
 }

@@ -93,22 +93,22 @@ impl Url {
             return Err(UrlError::Credentials(scheme.name()));
         }
         if rest.contains(['?', '#']) {
-            return Err(UrlError::Query(url.to_owned()));
+            return Err(UrlError::Query(redacted(url)));
         }
         match scheme {
             Scheme::File if !rest.starts_with('/') => {
-                return Err(UrlError::RelativePath(url.to_owned()));
+                return Err(UrlError::RelativePath(redacted(url)));
             }
             Scheme::File => {}
             _ if bucket.is_empty() => {
-                return Err(UrlError::NoBucket(url.to_owned(), scheme.name()));
+                return Err(UrlError::NoBucket(redacted(url), scheme.name()));
             }
             _ => {}
         }
         let prefix = prefix.trim_end_matches('/');
         let is_name = |it: &str| !matches!(it, "" | "." | "..") && !it.contains(char::is_control);
         if !prefix.is_empty() && !prefix.split('/').all(is_name) {
-            return Err(UrlError::Prefix(prefix.to_owned()));
+            return Err(UrlError::Prefix(redacted(prefix)));
         }
         Ok(Url {
             scheme,
@@ -118,11 +118,17 @@ impl Url {
     }
 }
 
-/// A URL without what may be a password.
-fn redacted(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) if rest.contains('@') => format!("{scheme}://…"),
-        _ => url.to_owned(),
+/// A URL without what may be a secret: with `@` all but its scheme, and else what begins with `?` or `#`.
+pub(crate) fn redacted(url: &str) -> String {
+    let is_scheme = |it: &str| it.chars().all(|it| it.is_ascii_alphanumeric());
+    let shown = match url.split_once("://") {
+        _ if !url.contains('@') => url.find(['?', '#']).map_or(url, |end| &url[..end]),
+        Some((scheme, _)) if is_scheme(scheme) => &url[..scheme.len() + "://".len()],
+        _ => "",
+    };
+    match shown.len() == url.len() {
+        true => shown.to_owned(),
+        false => format!("{shown}…"),
     }
 }
 
@@ -187,9 +193,23 @@ mod tests {
             "s3://key:secret@team/a",
             "ftp://key:secret@team/a",
             "s3://secret@team?a",
+            "s3://team/a?X-Amz-Signature=secret",
+            "s3://team/a#secret",
+            "s3://team/a?b=secret@c",
+            "s3://key:a?secret@team/a",
+            "s3://key:a/secret@team//a",
+            "s3:///a?sig=secret",
+            "file://a?sig=secret",
+            "https://host/a?sig=secret",
+            "key:secret@team",
+            "secret?a@b://team",
         ] {
             let text = Url::parse(url).unwrap_err().to_string();
             assert!(!text.contains("secret"), "{text}");
         }
+        let text = Url::parse("s3://team/a?b").unwrap_err().to_string();
+        assert!(text.contains("s3://team/a…"), "{text}");
+        assert_eq!(redacted("s3://key:a/secret@team"), "s3://…");
+        assert_eq!(redacted("s3://team/a"), "s3://team/a");
     }
 }

@@ -216,10 +216,10 @@ impl Options {
                 "`persistent = true`, since only rows on disk are compressed",
             );
         }
-        if let Some(url) = self.remote.as_ref().filter(|_| !self.persistent) {
+        if self.remote.is_some() && !self.persistent {
             return refuse(
                 "remote",
-                format!("{url:?} with `persistent = false`"),
+                "a URL with `persistent = false`",
                 "`persistent = true`, since rows get to the remote by the disk",
             );
         }

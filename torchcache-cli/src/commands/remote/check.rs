@@ -14,7 +14,7 @@ const HINT: &str = "corrupt rows are computed again where they are needed; `prun
 pub(crate) fn run(printer: &Printer, url: &str, repair: bool) -> Result<CommandReport, Error> {
     if repair {
         return Err(Error::failed(format_args!(
-            "check --repair works on directories, and {url} is a URL; {HINT}"
+            "check --repair works on directories, not on URLs; {HINT}"
         )));
     }
     let list = RemoteList::open_noting_none(printer, url)?;

@@ -39,10 +39,10 @@ pub(crate) fn root(url: &str) -> Result<RemoteRoot, Error> {
 
 /// What a URL names.
 #[cfg(not(feature = "remote"))]
-pub(crate) fn root(url: &str) -> Result<RemoteRoot, Error> {
-    Err(Error::failed(format_args!(
-        "{url} needs the feature `remote` of torchcache-cli, which is off; turn it on"
-    )))
+pub(crate) fn root(_: &str) -> Result<RemoteRoot, Error> {
+    Err(Error::failed(
+        "a URL needs the feature `remote` of torchcache-cli, which is off; turn it on",
+    ))
 }
 
 /// Adds the action and the URL to an error of an object store, and what to do.
