@@ -9,7 +9,8 @@ use crate::variables::Variables;
 /// A profile of the configuration files.
 #[derive(Clone, Debug)]
 pub(super) struct Profile {
-    pub(super) name: String,
+    /// As `AWS_PROFILE` says; `None` for the default one.
+    pub(super) name: Option<String>,
     /// The text of the file `config`; may be empty.
     config: String,
 }
@@ -35,21 +36,22 @@ impl Profile {
             .flatten()
             .any(|it| it.exists());
         (named.is_some() || exists).then(|| Profile {
-            name: named.unwrap_or_else(|| "default".to_owned()),
+            name: named,
             config: (config.and_then(|it| fs::read_to_string(it).ok())).unwrap_or_default(),
         })
     }
 
     /// A setting in the section of this profile.
     pub(super) fn setting(&self, name: &str) -> Option<String> {
+        let ours = self.name.as_deref().unwrap_or("default");
         let mut is_ours = false;
         for line in self.config.lines() {
             let line = line.trim_end();
             if let Some(section) = line.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
                 let section = section.trim();
                 is_ours = match section.strip_prefix("profile ") {
-                    Some(profile) => profile.trim() == self.name,
-                    None => section == "default" && self.name == "default",
+                    Some(profile) => profile.trim() == ours,
+                    None => section == "default" && ours == "default",
                 };
             } else if is_ours
                 // Settings of a setting are indented.
@@ -73,7 +75,7 @@ mod tests {
         const CONFIG: &str = "# comment\n[default]\nregion = eu-west-1\n\n[profile team]\ns3 =\n  region = no\n\
              region=us-east-2 \nendpoint_url = http://host:9\n[sso-session team]\nregion = no\n";
         let profile = |name: &str| Profile {
-            name: name.to_owned(),
+            name: Some(name.to_owned()),
             config: CONFIG.to_owned(),
         };
         assert_eq!(
@@ -87,5 +89,10 @@ mod tests {
             Some("http://host:9".into())
         );
         assert_eq!(profile("other").setting("region"), None);
+        let unnamed = Profile {
+            name: None,
+            ..profile("")
+        };
+        assert_eq!(unnamed.setting("region"), Some("eu-west-1".into()));
     }
 }

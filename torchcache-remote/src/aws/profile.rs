@@ -42,7 +42,8 @@ enum ExportError {
 /// The credentials of a profile. Where the program `aws` is not installed, those of another provider.
 #[derive(Debug)]
 pub(super) struct ProfileCredentials {
-    profile: String,
+    /// `None` for the one that the program takes by itself.
+    profile: Option<String>,
     /// For the program.
     variables: Variables,
     cache: Arc<Mutex<Option<(Exported, Instant)>>>,
@@ -51,7 +52,7 @@ pub(super) struct ProfileCredentials {
 
 impl ProfileCredentials {
     pub(super) fn new(
-        profile: String,
+        profile: Option<String>,
         variables: Variables,
         other: Arc<dyn CredentialProvider<Credential = AwsCredential>>,
     ) -> ProfileCredentials {
@@ -80,7 +81,7 @@ impl CredentialProvider for ProfileCredentials {
                 return Ok(exported.clone());
             }
             let exported =
-                tokio::task::spawn_blocking(move || export(&profile, &variables)).await?;
+                tokio::task::spawn_blocking(move || export(profile.as_deref(), &variables)).await?;
             let now = Instant::now();
             let (exported, kept) = match exported {
                 Ok((credential, kept)) => (Ok(Arc::new(credential)), kept),
@@ -111,11 +112,17 @@ struct Printed {
 }
 
 /// The credentials of a profile, and for how long they are kept.
-fn export(profile: &str, variables: &Variables) -> Result<(AwsCredential, Duration), ExportError> {
+fn export(
+    profile: Option<&str>,
+    variables: &Variables,
+) -> Result<(AwsCredential, Duration), ExportError> {
     let mut command = Command::new("aws");
     command.envs(variables.iter());
     command.args(["configure", "export-credentials", "--format", "process"]);
-    command.args(["--profile", profile]);
+    // To name a profile that is not there, such as `default`, is an error.
+    if let Some(profile) = profile {
+        command.args(["--profile", profile]);
+    }
     let printed = match output(&mut command) {
         Ok(printed) => printed,
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(ExportError::NoProgram),
