@@ -156,6 +156,9 @@ impl RemoteStore {
         after: Option<&str>,
         begun: Begun,
     ) -> object_store::Result<ObjectPage> {
+        // Names of directories end with `/` in a bucket, and without it here.
+        let is_wanted =
+            |object: &ListedObject| object.key.starts_with(prefix) && Some(&*object.key) > after;
         let mut page = match &self.lister {
             Lister::Pages(pages) => {
                 let mut options = PaginatedListOptions {
@@ -164,15 +167,16 @@ impl RemoteStore {
                 };
                 options.extensions.insert(begun);
                 options.extensions.insert(Listing);
-                let listed = pages.list_paginated(Some(prefix), options).await?;
-                ObjectPage {
-                    objects: listed
-                        .result
-                        .objects
-                        .into_iter()
-                        .map(listed_object)
-                        .collect(),
-                    is_last: listed.page_token.is_none(),
+                // A page may have nothing, and not be the last one.
+                loop {
+                    let listed = pages.list_paginated(Some(prefix), options.clone()).await?;
+                    let objects = listed.result.objects.into_iter().map(listed_object);
+                    let objects: Vec<_> = objects.filter(is_wanted).collect();
+                    let is_last = listed.page_token.is_none();
+                    if is_last || !objects.is_empty() {
+                        break ObjectPage { objects, is_last };
+                    }
+                    options.page_token = listed.page_token;
                 }
             }
             Lister::Whole => {
@@ -184,15 +188,14 @@ impl RemoteStore {
                     }
                     None => self.client.list(Some(&parent)),
                 };
+                let mut objects: Vec<_> = listed.map_ok(listed_object).try_collect().await?;
+                objects.retain(is_wanted);
                 ObjectPage {
-                    objects: listed.map_ok(listed_object).try_collect().await?,
+                    objects,
                     is_last: true,
                 }
             }
         };
-        // Names of directories end with `/` in a bucket, and without it here.
-        page.objects
-            .retain(|object| object.key.starts_with(prefix) && Some(&*object.key) > after);
         page.objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(page)
     }
@@ -368,4 +371,71 @@ fn unfinished(end: RecvTimeoutError, begun: &Begun) -> ObjectError {
 /// The error of a request that was not made.
 fn not_started(error: impl std::fmt::Display) -> ObjectError {
     ObjectError::new(ObjectErrorKind::Other, error)
+}
+
+#[cfg(all(test, feature = "cloud"))]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use object_store::ListResult;
+    use object_store::list::PaginatedListResult;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    /// Pages of a listing, each with these keys. The token of a page is its number.
+    struct Pages(Vec<Vec<&'static str>>);
+
+    #[async_trait]
+    impl PaginatedListStore for Pages {
+        async fn list_paginated(
+            &self,
+            _: Option<&str>,
+            options: PaginatedListOptions,
+        ) -> object_store::Result<PaginatedListResult> {
+            let n = options.page_token.map_or(0, |it| it.parse().unwrap());
+            let objects = self.0[n].iter().map(|&key| ObjectMeta {
+                location: key.into(),
+                last_modified: std::time::SystemTime::UNIX_EPOCH.into(),
+                size: 1,
+                e_tag: None,
+                version: None,
+            });
+            Ok(PaginatedListResult {
+                result: ListResult {
+                    common_prefixes: Vec::new(),
+                    objects: objects.collect(),
+                    extensions: Default::default(),
+                },
+                page_token: (n + 1 < self.0.len()).then(|| (n + 1).to_string()),
+            })
+        }
+    }
+
+    #[test]
+    fn pages_without_new_objects_are_passed_over() {
+        let list = |pages: &[&[&'static str]], after| {
+            let pages = Pages(pages.iter().map(|it| it.to_vec()).collect());
+            let store = RemoteStore::new(Arc::new(InMemory::new()), Lister::Pages(Arc::new(pages)));
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let page = store.list("p/", after, deadline).unwrap();
+            let keys = page.objects.into_iter().map(|it| it.key);
+            (keys.collect::<Vec<_>>(), page.is_last)
+        };
+        let found = |keys: &[&str], is_last| (keys.iter().map(|&it| it.into()).collect(), is_last);
+        assert_eq!(
+            list(&[&[], &[], &["p/a"], &["p/b"]], None),
+            found(&["p/a"], false)
+        );
+        assert_eq!(
+            list(&[&[], &["p/b", "p/a"]], None),
+            found(&["p/a", "p/b"], true)
+        );
+        assert_eq!(
+            list(&[&["p/a"], &["p/b"]], Some("p/a")),
+            found(&["p/b"], true)
+        );
+        assert_eq!(list(&[&[], &[]], None), found(&[], true));
+    }
 }
