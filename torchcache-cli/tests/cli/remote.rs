@@ -131,6 +131,43 @@ fn corruption_is_found_and_left_out() {
 }
 
 #[test]
+fn segments_that_are_corrupt_as_a_whole_are_left_out_with_code_1() {
+    let (dir, url) = pushed();
+    let path = segments(dir.path(), 1).remove(0);
+    let bytes = std::fs::read(&path).unwrap();
+    let mut newer = bytes.clone();
+    newer[bytes.len() - 48 + 24] = 9;
+    // A newer version is no corruption.
+    for (damaged, code) in [(vec![7; bytes.len()], 1), (newer, 0)] {
+        std::fs::write(&path, damaged).unwrap();
+        let copy = format!("copy{code}");
+        for args in [
+            &["pull", &url, &copy, "--dry-run"][..],
+            &["pull", &url, &copy],
+        ] {
+            let pulled = json(dir.path(), args, code);
+            assert_eq!(pulled["skipped_segments"], json!(1), "{args:?}");
+            assert_eq!(pulled["corrupt_segments"], json!(code), "{args:?}");
+        }
+    }
+    // Only a name that torchcache gives makes it no file of another program.
+    let local = dir.path().join("features").join(hash(1));
+    std::fs::write(
+        local.join("18bd1c2f9a3e4d52-1-b.tcs"),
+        &bytes[..bytes.len() / 2],
+    )
+    .unwrap();
+    let pushed = json(
+        dir.path(),
+        &["push", "features", &format!("{url}/other")],
+        1,
+    );
+    // One more is of a newer version.
+    assert_eq!(pushed["skipped_segments"], json!(2));
+    assert_eq!(pushed["corrupt_segments"], json!(1));
+}
+
+#[test]
 fn a_dry_run_of_pruning_reports_what_a_real_run_removes() {
     for criterion in [["--older-than", "8d"], ["--max-size", "2MB"]] {
         let (dir, url) = pushed();
@@ -227,6 +264,10 @@ fn urls_that_name_nothing_are_explained() {
         (&["ls", "s3://"], "names no bucket"),
         (&["ls", "file://relative"], "absolute path"),
         (&["ls", "s3://key:secret@bucket/x"], "credentials"),
+        (
+            &["check", "s3://key:secret@bucket/x", "--repair"],
+            "works on directories",
+        ),
         (&["diff", "file:///x", "a", "b"], "works on directories"),
         (
             &["export", "s3://b/x", "-o", "x.npy"],

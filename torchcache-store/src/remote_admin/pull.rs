@@ -36,6 +36,8 @@ pub struct PullReport {
     pub corrupt: u64,
     /// Objects that were left out: they are corrupt as a whole or of a newer version.
     pub skipped: u64,
+    /// Of these, those that are corrupt as a whole.
+    pub corrupt_segments: u64,
 }
 
 /// Rows on their way into segments of a directory.
@@ -168,7 +170,10 @@ impl RemoteRoot {
                 Ok(footer) => footers.push((*segment, Some(footer))),
                 Err(error) if error.is_not_found() => footers.push((*segment, None)),
                 Err(SegmentError::Io(error)) => return Err(remote_error(error).into()),
-                Err(_) => report.skipped += 1,
+                Err(error) => {
+                    report.skipped += 1;
+                    report.corrupt_segments += u64::from(error.is_corruption());
+                }
             }
         }
         Ok(footers)

@@ -26,6 +26,8 @@ pub struct PushReport {
     /// Segments of the directory that were left out: they are corrupt as a whole, of a newer version, or their permissions
     /// are rejected.
     pub skipped: u64,
+    /// Of these, those that are corrupt as a whole.
+    pub corrupt_segments: u64,
 }
 
 /// Rows on their way into an object.
@@ -94,7 +96,10 @@ impl RemoteRoot {
                 Ok(()) => {}
                 Err(CopyError::Remote(error)) => return Err(error.into()),
                 Err(CopyError::Segment(SegmentError::Io(error))) => return Err(error.into()),
-                Err(CopyError::Segment(_)) => writer.report.skipped += 1,
+                Err(CopyError::Segment(error)) => {
+                    writer.report.skipped += 1;
+                    writer.report.corrupt_segments += u64::from(error.is_corruption());
+                }
             }
         }
         writer.put()?;

@@ -57,6 +57,7 @@ pub(crate) fn push(printer: &Printer, args: &Push) -> Result<CommandReport, Erro
             present,
             corrupt,
             skipped,
+            corrupt_segments,
         } = report;
         copied.push(Copied {
             name: name.into_owned(),
@@ -67,6 +68,7 @@ pub(crate) fn push(printer: &Printer, args: &Push) -> Result<CommandReport, Erro
             present,
             corrupt,
             skipped,
+            corrupt_segments,
         });
     }
     bar.0.finish_and_clear();
@@ -102,6 +104,7 @@ pub(crate) fn pull(printer: &Printer, args: &Pull) -> Result<CommandReport, Erro
             present,
             corrupt,
             skipped,
+            corrupt_segments,
         } = report;
         copied.push(Copied {
             name: cache.name().to_owned(),
@@ -112,6 +115,7 @@ pub(crate) fn pull(printer: &Printer, args: &Pull) -> Result<CommandReport, Erro
             present,
             corrupt,
             skipped,
+            corrupt_segments,
         });
     }
     bar.0.finish_and_clear();
@@ -133,11 +137,14 @@ struct Copied {
     present: u64,
     corrupt: u64,
     skipped: u64,
+    /// Of the skipped segments.
+    corrupt_segments: u64,
 }
 
 fn report(copied: &[Copied], dry_run: bool, skipped: Value) -> CommandReport {
     let sum = |of: fn(&Copied) -> u64| copied.iter().map(of).sum::<u64>();
     let (corrupt, left_out) = (sum(|it| it.corrupt), sum(|it| it.skipped));
+    let corrupt_segments = sum(|it| it.corrupt_segments);
     let verb = if dry_run { "would copy" } else { "copied" };
     let mut text = String::new();
     for it in copied {
@@ -170,6 +177,7 @@ fn report(copied: &[Copied], dry_run: bool, skipped: Value) -> CommandReport {
             "present_rows": it.present,
             "corrupt_rows": it.corrupt,
             "skipped_segments": it.skipped,
+            "corrupt_segments": it.corrupt_segments,
         })
     });
     let json = json!({
@@ -181,7 +189,8 @@ fn report(copied: &[Copied], dry_run: bool, skipped: Value) -> CommandReport {
         "present_rows": sum(|it| it.present),
         "corrupt_rows": corrupt,
         "skipped_segments": left_out,
+        "corrupt_segments": corrupt_segments,
         "skipped": skipped,
     });
-    CommandReport::with_code(text, json, u8::from(corrupt > 0))
+    CommandReport::with_code(text, json, u8::from(corrupt + corrupt_segments > 0))
 }
