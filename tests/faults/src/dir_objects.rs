@@ -19,6 +19,9 @@ const HANGS: &str = "hangs";
 /// Requests fail at once while there is this file.
 const REFUSES: &str = "refuses";
 
+/// Requests are denied while there is this file.
+const DENIES: &str = "denies";
+
 /// The end of the names of files that are no objects yet.
 const TEMP: &str = ".unfinished";
 
@@ -47,6 +50,11 @@ impl DirObjects {
     /// Has requests fail at once from now on.
     pub fn refuse(&self) {
         fs::write(self.dir.join(REFUSES), "").expect("it can be written");
+    }
+
+    /// Has requests denied from now on.
+    pub fn deny(&self) {
+        fs::write(self.dir.join(DENIES), "").expect("it can be written");
     }
 
     /// The files of the objects whose keys contain a text.
@@ -87,6 +95,9 @@ impl DirObjects {
         }
         if self.dir.join(REFUSES).exists() {
             return Err(ObjectError::new(ObjectErrorKind::Other, "refused"));
+        }
+        if self.dir.join(DENIES).exists() {
+            return Err(ObjectErrorKind::Denied.into());
         }
         request().map_err(|error| {
             let kind = match error.kind() {

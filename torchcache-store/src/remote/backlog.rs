@@ -111,6 +111,8 @@ pub(super) struct Backlog {
     /// Consecutive failures.
     failures: u32,
     retry_at: Option<Instant>,
+    /// The last attempt failed for a reason that does not pass soon.
+    is_blocked: bool,
 }
 
 /// Rows at the front of the backlog.
@@ -138,11 +140,17 @@ impl Backlog {
             last: None,
             failures: 0,
             retry_at: None,
+            is_blocked: false,
         }
     }
 
     pub(super) fn counts(&self) -> UploadCounts {
         self.counts
+    }
+
+    /// Whether the last attempt failed for a reason that does not pass soon.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked
     }
 
     /// How many rows have left it.
@@ -252,6 +260,7 @@ impl Backlog {
         match error.map(|error| error.kind) {
             None => {
                 self.failures = 0;
+                self.is_blocked = false;
                 self.retry_at = None;
             }
             // The breaker has its own pauses.
@@ -262,6 +271,7 @@ impl Backlog {
                     _ => (MIN_BACKOFF * 2_u32.pow(self.failures.min(8))).min(MAX_BACKOFF),
                 };
                 self.failures += 1;
+                self.is_blocked = !kind.passes_soon();
                 self.retry_at = Some(now + pause);
             }
         }

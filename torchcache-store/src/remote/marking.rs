@@ -70,6 +70,12 @@ impl ReadMarking {
         }
     }
 
+    /// Whether a mark can be put.
+    pub(super) fn has_unmarked(&self) -> bool {
+        let state = self.state();
+        self.machine.is_some() && !state.unmarked.is_empty() && !state.is_denied
+    }
+
     /// Puts the marks that are due. With `is_ending`, all of them are.
     pub(super) fn work(&self, client: &Client, layout: &Layout, is_ending: bool) {
         let Some(machine) = self.machine else { return };

@@ -363,6 +363,23 @@ impl Remote {
         self.uploads.has_pending()
     }
 
+    /// Whether [`finish`](Self::finish) has something to do: rows, other machines that are to be told, or read marks.
+    pub fn has_unfinished(&self) -> bool {
+        self.has_pending() || self.marking.has_unmarked()
+    }
+
+    /// Whether the last upload failed for a reason that is not expected to pass soon: this machine may not write, for
+    /// example.
+    pub fn is_blocked(&self) -> bool {
+        self.uploads.is_blocked()
+    }
+
+    /// How many rows are to be uploaded, for a process that was forked: `None` where a thread was changing that, which does
+    /// not exist there.
+    pub(crate) fn pending_rows_in_fork(&self) -> Option<u64> {
+        self.uploads.pending_rows_in_fork()
+    }
+
     /// How many of the rows that were taken into the backlog have left it: put, found to be there, removed or dropped.
     /// They leave it in their order.
     pub fn settled_rows(&self) -> u64 {

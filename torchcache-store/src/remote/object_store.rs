@@ -154,6 +154,12 @@ impl ObjectErrorKind {
         )
     }
 
+    /// Whether the same request may succeed within seconds.
+    pub(crate) fn passes_soon(self) -> bool {
+        use ObjectErrorKind::{Other, Slow, Throttled, TimedOut};
+        matches!(self, Other | Slow | Throttled | TimedOut)
+    }
+
     fn text(self) -> &'static str {
         match self {
             ObjectErrorKind::NotFound => "the object does not exist",

@@ -155,6 +155,16 @@ impl Uploads {
         self.counts().pending_rows > 0 || self.is_hint_due.load(Ordering::Relaxed)
     }
 
+    /// Whether the last attempt failed for a reason that does not pass soon.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.backlog().is_blocked()
+    }
+
+    pub(super) fn pending_rows_in_fork(&self) -> Option<u64> {
+        let backlog = self.backlog.try_lock().ok()?;
+        Some(backlog.counts().pending_rows)
+    }
+
     /// How many rows have left the backlog.
     pub(super) fn settled_rows(&self) -> u64 {
         self.backlog().settled_rows()
@@ -247,7 +257,7 @@ impl Uploads {
                     self.set_hint(&mut turn, remotes, deadline, false);
                     pause = FLUSH_BACKOFF;
                 }
-                Err(error) if is_ending && !passes_soon(&error) => {
+                Err(error) if is_ending && !error.kind.passes_soon() => {
                     let source = Some(error);
                     return Err(RemoteFlushError::Timeout { rows: left, source });
                 }
@@ -410,10 +420,4 @@ impl Uploads {
         };
         turn.hint_at = Some(now + turn.hint_pause);
     }
-}
-
-/// Whether an upload that failed may succeed within seconds.
-fn passes_soon(error: &ObjectError) -> bool {
-    use ObjectErrorKind::{Other, Slow, Throttled, TimedOut};
-    matches!(error.kind, Other | Slow | Throttled | TimedOut)
 }

@@ -15,10 +15,11 @@ const TURN_BYTES: u64 = 64 << 20;
 /// A segment is not fetched if it is more than this share of what the store may have.
 const MAX_SHARE: u64 = 16;
 
-/// Fetches what is wanted.
-pub(super) fn fill(remote: &Remote, store: &Store) {
+/// Fetches what is wanted, a portion at a time, until all is there, `is_over` or the turn was long.
+pub(super) fn fill(remote: &Remote, store: &Store, is_over: impl Fn() -> bool) {
     let mut bytes = 0;
     while bytes < TURN_BYTES
+        && !is_over()
         && let Some(wanted) = remote.take_wanted()
     {
         if !fits(store, wanted.bytes()) {
@@ -34,7 +35,7 @@ pub(super) fn fill(remote: &Remote, store: &Store) {
         let mut present = store.locate(&keys).into_iter();
         rows.retain(|_| present.next().is_some_and(|located| located.is_none()));
         for portion in portions(&rows) {
-            if !fetch(remote, store, portion, epoch) {
+            if is_over() || !fetch(remote, store, portion, epoch) {
                 break;
             }
         }

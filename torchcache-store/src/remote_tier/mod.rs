@@ -31,8 +31,9 @@ pub use tier::RemoteTierConfig;
 /// The rows of a store in an object store. Clones are the same one.
 ///
 /// A thread works on it: it learns which rows there are and uploads those that were pushed. When the last clone is
-/// dropped, it uploads the pending rows and ends; dropping does not wait for that. The end of the process waits for it, for
-/// ten seconds at most. What is not uploaded then is uploaded by the next process that opens the tier.
+/// dropped, it uploads the pending rows and ends, after ten minutes at most; dropping does not wait for that. The end of the
+/// process waits for pending rows, for ten seconds at most. What is not uploaded then is uploaded by the next process that
+/// opens the tier.
 ///
 /// No fault of the object store is an error for the caller: rows are misses, faults are counted, and the first of each
 /// kind is logged.
@@ -136,7 +137,15 @@ impl RemoteTier {
     ///
     /// # Errors
     /// [`RemoteFlushError`] if rows were dropped since the last flush, or could not be uploaded before the timeout passed.
+    /// A forked process uploads nothing: there, `Timeout` at once if rows are pending.
     pub fn flush(&self, timeout: Duration) -> Result<(), RemoteFlushError> {
+        if fork::is_forked() {
+            // Rows were being pushed where it is not known.
+            return match self.tier().remote.pending_rows_in_fork().unwrap_or(1) {
+                0 => Ok(()),
+                rows => Err(RemoteFlushError::Timeout { rows, source: None }),
+            };
+        }
         let _deferred = Deferred::new();
         let begin = Instant::now();
         let tier = self.tier();

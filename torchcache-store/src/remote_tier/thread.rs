@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::tier::{SharedTier, Tier};
 use crate::process::shutdown;
@@ -12,7 +12,11 @@ use crate::{events, threads};
 /// How long the thread rests between two turns.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Starts the thread. It ends when all users have dropped the tier and nothing is left to be uploaded.
+/// How long the thread of a tier without users tries to upload what is left.
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Starts the thread. It ends when all users have dropped the tier and nothing is left to be uploaded, or cannot be for
+/// long: the journal has the rows, for the next process or tier.
 pub(super) fn start(shared: &Arc<SharedTier>) {
     // After the client of the object store was made, whose libraries may have registered hooks.
     shutdown::register_exit_hook_again();
@@ -35,6 +39,7 @@ pub(super) fn start(shared: &Arc<SharedTier>) {
 
 fn run(tier: &Tier, users: &Weak<SharedTier>) {
     let mut pause = Duration::ZERO;
+    let mut unused_since = None;
     loop {
         let end = tier.uploader.next_turn(pause);
         pause = INTERVAL;
@@ -51,7 +56,12 @@ fn run(tier: &Tier, users: &Weak<SharedTier>) {
         if end.is_some() {
             tier.uploader.end_turn();
         }
-        if !is_used && !tier.has_pending() {
+        if is_used {
+            continue;
+        }
+        let since: Instant = *unused_since.get_or_insert_with(Instant::now);
+        let gives_up = tier.remote.is_blocked() || since.elapsed() >= UNUSED_TIMEOUT;
+        if gives_up || !tier.remote.has_pending() {
             return tier.uploader.end();
         }
     }

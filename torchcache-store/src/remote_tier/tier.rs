@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, Weak};
 use std::time::Instant;
 
 use super::fill;
@@ -11,7 +11,7 @@ use super::journal::Journal;
 use crate::engine::Engine;
 use crate::events::Deferred;
 use crate::manifest::{self, Manifest};
-use crate::process::uploads::Uploader;
+use crate::process::uploads::{UploadWork, Uploader};
 use crate::remote::{
     BreakerState, Clock, ObjectStore, Remote, RemoteConfig, RemoteMode, local_dir,
 };
@@ -74,7 +74,7 @@ impl SharedTier {
             machine: Some(machine(&dir)),
             ..RemoteConfig::new(&prefix, &module_hash, local_dir.clone())
         };
-        let tier = Tier {
+        let tier = Arc::new_cyclic(|tier: &Weak<Tier>| Tier {
             remote: Remote::new(objects, clock, fs.clone(), remote),
             mode,
             engine,
@@ -82,12 +82,18 @@ impl SharedTier {
             taken_over: Once::new(),
             manifest_at: AtomicU64::new(0),
             has_waited: AtomicBool::new(mode == RemoteMode::WriteOnly),
-            uploader: Uploader::new(&dir),
-        };
+            uploader: Uploader::new(&dir, tier.clone()),
+        });
         Arc::new(SharedTier {
-            tier: Arc::new(tier),
+            tier,
             store: store.clone(),
         })
+    }
+}
+
+impl UploadWork for Tier {
+    fn has_work(&self) -> bool {
+        self.remote.stats().breaker == BreakerState::Closed && self.remote.has_unfinished()
     }
 }
 
@@ -105,7 +111,7 @@ impl Tier {
         self.remote.work(&*self.engine);
         self.settle();
         self.put_manifest();
-        fill::fill(&self.remote, store);
+        fill::fill(&self.remote, store, || self.uploader.is_end_requested());
     }
 
     /// The same where no more rows are pushed.
@@ -126,10 +132,6 @@ impl Tier {
             let _ = self.remote.finish(&*self.engine, timeout);
         }
         self.settle();
-    }
-
-    pub(super) fn has_pending(&self) -> bool {
-        self.remote.has_pending()
     }
 
     /// Takes over the rows of processes that were killed, once.

@@ -175,6 +175,27 @@ fn dropping_the_tier_and_its_store_uploads_pending_rows() {
 }
 
 #[test]
+fn the_thread_of_a_dropped_tier_leaves_rows_that_are_denied_to_the_next_one() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let (dir, bucket) = (temp.path().join("feed"), temp.path().join("bucket"));
+    let objects = DirObjects::new(&bucket);
+    objects.deny();
+    let opened = open(&dir, &bucket);
+    compute(&opened, 0..ROWS);
+    let flushed = opened.1.flush(Duration::from_millis(100));
+    flushed.expect_err("it is denied");
+    drop(opened);
+    std::fs::remove_file(bucket.join("denies")).expect("it is there");
+    // A tier takes over journals as it starts.
+    let is_put = || {
+        let (_store, tier) = open(&dir, &bucket);
+        tier.flush(Duration::from_secs(60)).is_ok() && !objects.objects("/s/").is_empty()
+    };
+    assert!(eventually(Duration::from_secs(25), is_put));
+    expect_once(&bucket, 0..ROWS);
+}
+
+#[test]
 fn tiers_of_one_process_are_one() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let (dir, bucket) = (temp.path().join("feed"), temp.path().join("bucket"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use torchcache_faults::objects::{ObjectFault, Request};
 use torchcache_faults::rows::key;
-use torchcache_store::remote::{ObjectErrorKind, RemoteFlushError};
+use torchcache_store::remote::{Clock, ObjectErrorKind, RemoteFlushError};
 use torchcache_store::segment::SegmentReader;
 
 use crate::common::{LATEST, Machine, SEGMENTS, bucket, unknown};
@@ -160,6 +160,23 @@ fn a_hint_that_cannot_be_changed_is_tried_once_at_the_end() {
     writer.remote.drain(&writer.rows);
     assert_eq!(writer.objects.take_log().sets, 1);
     assert!(!writer.remote.has_pending());
+}
+
+#[test]
+fn an_upload_that_is_denied_is_not_expected_to_pass_soon() {
+    let bucket = bucket();
+    let writer = Machine::new(&bucket);
+    writer.compute(0..10, 300);
+    let kinds = [ObjectErrorKind::Throttled, ObjectErrorKind::Denied];
+    for (kind, is_blocked) in kinds.into_iter().zip([false, true]) {
+        writer.fail(&[Request::PutNew], ObjectFault::Error(kind));
+        writer.clock.sleep(Duration::from_secs(300));
+        writer.remote.drain(&writer.rows);
+        assert_eq!(writer.remote.is_blocked(), is_blocked, "{kind:?}");
+    }
+    writer.heal();
+    writer.flush().expect("it is uploaded");
+    assert!(!writer.remote.is_blocked());
 }
 
 #[test]
