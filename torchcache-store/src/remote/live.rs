@@ -18,6 +18,9 @@ use crate::sync::{RwLock, RwLockReadGuard};
 /// So many rows are superseded under one lock.
 const SUPERSEDED_AT_ONCE: usize = 1 << 12;
 
+/// So many segments are detached under one lock.
+const DETACHED_AT_ONCE: usize = 1 << 8;
+
 /// What lookups use.
 #[derive(Debug)]
 struct LiveSet {
@@ -222,16 +225,24 @@ impl RemoteRows {
 
     /// Takes segments out of the set. Their entries in the index are dead from then on.
     pub(super) fn detach(&self, names: &[ObjectName]) {
-        self.change(|live| {
-            for name in names {
-                let Some(id) = live.names.remove(name) else {
-                    continue;
-                };
-                live.segments.remove(&id);
-                live.has_dead_entries = true;
-                unshadow(&live.segments, id);
-            }
-        });
+        let mut removed = HashSet::new();
+        // A part at a time, so that lookups come in between.
+        for names in names.chunks(DETACHED_AT_ONCE) {
+            self.change(|live| {
+                for name in names {
+                    if let Some(id) = live.names.remove(name) {
+                        live.segments.remove(&id);
+                        live.has_dead_entries = true;
+                        removed.insert(id);
+                    }
+                }
+            });
+        }
+        if removed.is_empty() {
+            return;
+        }
+        let live: Vec<Arc<RemoteSegment>> = self.read().segments.values().cloned().collect();
+        unshadow(live.iter(), &removed);
     }
 
     /// Removes the entries of segments that are not live.
@@ -290,16 +301,16 @@ impl RemoteRows {
     pub(super) fn remove(&self, key: &Key, segment: u32) {
         self.change(|live| {
             if live.index.remove(key, segment) {
-                unshadow(&live.segments, segment);
+                unshadow(live.segments.values(), &HashSet::from([segment]));
             }
         });
     }
 }
 
-/// Has rows indexed again that a segment shadowed.
-fn unshadow(segments: &HashMap<u32, Arc<RemoteSegment>>, id: u32) {
-    for segment in segments.values() {
-        if segment.shadowed_by().contains(&id) {
+/// Has rows indexed again that any of these segments shadowed.
+fn unshadow<'s>(segments: impl Iterator<Item = &'s Arc<RemoteSegment>>, ids: &HashSet<u32>) {
+    for segment in segments {
+        if !segment.shadowed_by().is_disjoint(ids) {
             segment.set_unshadowed(true);
         }
     }
