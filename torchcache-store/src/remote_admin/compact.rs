@@ -194,8 +194,7 @@ impl<'r> Work<'r> {
         })
     }
 
-    /// The time by the clock of the store, which all ages are measured by: that of this machine may be wrong by hours. `None`
-    /// where there is nothing to join.
+    /// The time by the clock of the store; in a dry run, by that of this machine. `None` where there is nothing to join.
     fn store_time(&self, dry_run: bool) -> Result<Option<SystemTime>, ObjectError> {
         if self.compactions.is_empty() && self.segments.len() < 2 {
             return Ok(None);
@@ -203,15 +202,7 @@ impl<'r> Work<'r> {
         if dry_run {
             return Ok(Some(self.root.requests.time_of_day()));
         }
-        self.root.set_latest(&self.cache.layout)?;
-        let key = self.cache.layout.latest();
-        let mut modified = None;
-        self.root.requests.list(&key, |object| {
-            if object.key == key {
-                modified = Some(object.modified);
-            }
-        })?;
-        Ok(modified)
+        self.root.store_time(&self.cache.layout)
     }
 
     fn fail(&mut self, key: String, reason: impl ToString) {

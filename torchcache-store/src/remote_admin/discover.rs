@@ -230,6 +230,20 @@ impl RemoteRoot {
         let hint = [0, 1].map(|seed| random(seed).to_le_bytes()).concat();
         self.requests.set(&layout.latest(), &hint)
     }
+
+    /// The time by the clock of the store, which all ages are measured by: that of this machine may be wrong by hours. It is
+    /// that of the hint, which is changed. `None` if another process removes it.
+    pub(super) fn store_time(&self, layout: &Layout) -> Result<Option<SystemTime>, ObjectError> {
+        self.set_latest(layout)?;
+        let key = layout.latest();
+        let mut modified = None;
+        self.requests.list(&key, |object| {
+            if object.key == key {
+                modified = Some(object.modified);
+            }
+        })?;
+        Ok(modified)
+    }
 }
 
 /// The newest read mark that names a segment.

@@ -101,7 +101,7 @@ pub struct RemotePrunePlan<'r> {
 
 impl<'r> RemotePrunePlan<'r> {
     /// Lists the caches, reads manifests, read marks and compaction records, and chooses what `keep` does not keep. With
-    /// `dry_run`, compactions that ended are not finished.
+    /// `dry_run`, compactions that ended are not finished, and ages are measured by the clock of this machine.
     ///
     /// # Errors
     /// If one of these requests fails: without the read marks, rows that are in use would be removed.
@@ -110,7 +110,6 @@ impl<'r> RemotePrunePlan<'r> {
         keep: RemoteKeep,
         dry_run: bool,
     ) -> Result<RemotePrunePlan<'r>, ObjectError> {
-        let now = root.requests.time_of_day();
         let mut plan = RemotePrunePlan {
             root,
             caches: root.list()?.caches,
@@ -123,6 +122,7 @@ impl<'r> RemotePrunePlan<'r> {
         if !dry_run {
             plan.finish_compactions()?;
         }
+        let now = plan.now(dry_run)?;
         let manifests = root.manifests(&plan.caches).into_iter();
         plan.modules = manifests
             .map(|manifest| manifest.map(|it| it.module).map_err(|error| error.kind()))
@@ -130,6 +130,25 @@ impl<'r> RemotePrunePlan<'r> {
         let candidates = plan.candidates(now)?;
         plan.choose(candidates, keep, now);
         Ok(plan)
+    }
+
+    /// The time by the clock of the store. By that of this machine in a dry run, without a segment, and with credentials
+    /// that may remove objects only.
+    fn now(&mut self, dry_run: bool) -> Result<SystemTime, ObjectError> {
+        let here = self.root.requests.time_of_day();
+        let cache = self.caches.iter().find(|it| !it.segments.is_empty());
+        let Some(cache) = cache.filter(|_| !dry_run) else {
+            return Ok(here);
+        };
+        match self.root.store_time(&cache.layout) {
+            Ok(now) => Ok(now.unwrap_or(here)),
+            Err(error) if error.kind == ObjectErrorKind::Denied => {
+                let reason = format!("ages are by the clock of this machine: {error}");
+                self.report.skipped.push((cache.layout.latest(), reason));
+                Ok(here)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the sources of compactions that ended.

@@ -1,5 +1,6 @@
 //! Pruning: what is removed, what read marks and the grace period keep, and what is reported.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use torchcache_faults::objects::{ObjectFault, Request, SimObjects};
@@ -9,8 +10,8 @@ use torchcache_store::remote::ObjectErrorKind;
 use torchcache_store::remote_admin::{RemoteKeep, RemotePrunePlan, RemotePruneReport, RemoteRoot};
 
 use crate::common::{
-    CACHE, DAY, HASH, HOUR, SEGMENTS, bucket, listed, mark, object_keys, only, pass, put, readable,
-    root, root_of, segment_count,
+    CACHE, DAY, HASH, HOUR, PREFIX, SEGMENTS, bucket, listed, mark, object_keys, only, pass, put,
+    readable, root, root_of, segment_count,
 };
 
 const WEEK: Duration = Duration::from_secs(7 * DAY);
@@ -252,4 +253,16 @@ fn finished_compactions_are_completed_first() {
         (segment_count(&bucket), readable(&bucket, 0..100)),
         (1, 100)
     );
+}
+
+#[test]
+fn ages_are_those_of_the_store() {
+    let bucket = ten();
+    let clock = bucket.clock().ahead_by(60 * DAY as i64);
+    let objects = bucket.with_faults(|_| None);
+    let root = RemoteRoot::new(Arc::new(objects), Arc::new(clock), PREFIX);
+    let plan = RemotePrunePlan::new(&root, older_than(1), false).expect("nothing fails");
+    let report = plan.carry_out(&());
+    let segments = report.caches[0].segments.len() as u64;
+    assert_eq!((segments, report.recent_segments), (3, 6));
 }
