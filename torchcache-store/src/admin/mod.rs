@@ -38,7 +38,7 @@ mod repair;
 mod snapshot;
 mod summary;
 
-pub(crate) use discover::{Found, open as open_segment, read_segments};
+pub(crate) use discover::{Found, Segments, open as open_segment, read_segments};
 pub(crate) use summary::GroupTotals;
 
 pub use check::{CheckProgress, CheckReport, SegmentCheck, SegmentState, check};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::discover::RemoteRoot;
 use super::transfer::{KnownRows, TransferError};
-use crate::admin::{Cache, CheckProgress, Found, open_segment, read_segments};
+use crate::admin::{Cache, CheckProgress, Found, Segments, open_segment, read_segments};
 use crate::manifest::{self, Manifest};
 use crate::remote::{Layout, OBJECT_BYTES, ObjectError, ObjectErrorKind, ObjectName, has_room};
 use crate::segment::{Record, SegmentBuilder, SegmentError, SegmentReader};
@@ -82,30 +82,14 @@ impl RemoteRoot {
                 Err(error) => return Err(error.into()),
             }
         }
-        // Of several copies of a row, that of the newest segment is copied.
-        for (_, found) in segments.into_iter().rev() {
-            let Found { file, contents } = found?;
-            let copied = contents
-                .map_err(CopyError::Segment)
-                .and_then(|reader| match dry_run {
-                    true => writer.count(&reader, &mut known),
-                    false => writer.copy(&reader, &mut known),
-                });
-            progress.advance(file.len);
-            match copied {
-                Ok(()) => {}
-                Err(CopyError::Remote(error)) => return Err(error.into()),
-                Err(CopyError::Segment(SegmentError::Io(error))) => return Err(error.into()),
-                Err(CopyError::Segment(error)) => {
-                    writer.report.skipped += 1;
-                    writer.report.corrupt_segments += u64::from(error.is_corruption());
-                }
-            }
-        }
-        writer.put()?;
-        if writer.report.objects > 0 && !dry_run {
-            self.set_latest(&cache.layout)?;
-        }
+        let copied = writer.copy_all(segments, &mut known, dry_run, progress);
+        // Objects that were put before an error stay.
+        let hinted = match writer.report.objects {
+            0 => Ok(()),
+            _ => self.set_latest(&cache.layout),
+        };
+        copied?;
+        hinted?;
         Ok(writer.report)
     }
 }
@@ -123,6 +107,38 @@ impl From<SegmentError> for CopyError {
 }
 
 impl ObjectWriter<'_> {
+    /// Copies the rows of segments, or counts them.
+    fn copy_all(
+        &mut self,
+        segments: Segments<SegmentReader>,
+        known: &mut KnownRows,
+        dry_run: bool,
+        progress: &dyn CheckProgress,
+    ) -> Result<(), TransferError> {
+        // Of several copies of a row, that of the newest segment is copied.
+        for (_, found) in segments.into_iter().rev() {
+            let Found { file, contents } = found?;
+            let copied = contents
+                .map_err(CopyError::Segment)
+                .and_then(|reader| match dry_run {
+                    true => self.count(&reader, known),
+                    false => self.copy(&reader, known),
+                });
+            progress.advance(file.len);
+            match copied {
+                Ok(()) => {}
+                Err(CopyError::Remote(error)) => return Err(error.into()),
+                Err(CopyError::Segment(SegmentError::Io(error))) => return Err(error.into()),
+                Err(CopyError::Segment(error)) => {
+                    self.report.skipped += 1;
+                    self.report.corrupt_segments += u64::from(error.is_corruption());
+                }
+            }
+        }
+        self.put()?;
+        Ok(())
+    }
+
     /// Counts the rows that would be copied.
     fn count(&mut self, reader: &SegmentReader, known: &mut KnownRows) -> Result<(), CopyError> {
         for row in reader.rows() {

@@ -1,6 +1,7 @@
 //! Rows copied between directories and a bucket.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use torchcache_faults::objects::{ObjectFault, Request};
 use torchcache_faults::rows::{expect_all, opened};
@@ -50,6 +51,22 @@ fn rows_that_the_bucket_lacks_are_pushed() {
         .push(&same, HASH, false, &())
         .expect("nothing fails");
     assert_eq!((same.rows, same.objects), (0, 0));
+}
+
+#[test]
+fn what_was_pushed_before_a_failure_is_found() {
+    let bucket = bucket();
+    let (_disk, cache) = local([(0..70, 1 << 20)]);
+    let puts = AtomicU32::new(0);
+    let failing = root_of(bucket.with_faults(move |request| {
+        // The manifest and the first object are put.
+        let fails = request == Request::PutNew && puts.fetch_add(1, Relaxed) >= 2;
+        fails.then_some(ObjectFault::Error(ObjectErrorKind::Denied))
+    }));
+    let failed = failing.push(&cache, HASH, false, &());
+    assert!(matches!(failed, Err(TransferError::Remote(_))));
+    assert_eq!(segment_count(&bucket), 1);
+    assert_eq!(bucket.objects(&format!("{CACHE}latest")).len(), 1);
 }
 
 #[test]
