@@ -1,42 +1,38 @@
-//! Puts read marks: which segments this machine read rows of, by day. A mark has what all processes of the machine read,
-//! so each adds to it.
+//! Puts read marks: which segments this process read rows of. Each is an object of its own, so processes need not know
+//! of each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use super::client::{Caller, Client};
-use super::name::{Layout, ObjectName};
-use super::object_store::{ObjectError, ObjectErrorKind, RangeRead};
+use super::client::Client;
+use super::name::{Layout, ObjectName, random};
+use super::object_store::ObjectErrorKind;
 use super::read_marks::ReadMark;
 use super::segment::RemoteSegment;
 use super::time;
 use crate::sync::{Mutex, MutexGuard};
 
 /// How long after the first row of a day its mark is put, and after a failure the next attempt is made. What is read later
-/// on that day is added when it is over, or the process ends.
+/// on that day is in the mark of the next day, or in one that is put when the process ends.
 const DELAY: Duration = Duration::from_secs(600);
 
 /// How long putting a mark may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The longest mark that is added to.
-const MAX_BYTES: u64 = 4 << 20;
-
 const NANOS_OF_DAY: u64 = 86_400 * 1_000_000_000;
 
 #[derive(Debug)]
 pub(super) struct ReadMarking {
-    /// `None` where no marks are put.
-    machine: Option<u64>,
+    is_enabled: bool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Segments that are in no mark yet, by the days on which they were read.
-    unmarked: BTreeMap<u64, BTreeSet<ObjectName>>,
-    /// When the next mark of the day may be put.
+    /// Segments that were read and are in no mark yet.
+    unmarked: BTreeSet<ObjectName>,
+    /// When the next mark may be put.
     due: Option<Instant>,
     /// The day whose mark was put.
     marked_day: u64,
@@ -45,9 +41,9 @@ struct State {
 }
 
 impl ReadMarking {
-    pub(super) fn new(machine: Option<u64>) -> ReadMarking {
+    pub(super) fn new(is_enabled: bool) -> ReadMarking {
         ReadMarking {
-            machine,
+            is_enabled,
             state: Mutex::default(),
         }
     }
@@ -63,87 +59,51 @@ impl ReadMarking {
 
     /// Notes that rows of a segment were read today.
     pub(super) fn note_read(&self, segment: &RemoteSegment, today: u64) {
-        if self.machine.is_some() && segment.note_read(today) {
-            let mut state = self.state();
-            let names = state.unmarked.entry(today).or_default();
-            names.insert(segment.name);
+        if self.is_enabled && segment.note_read(today) {
+            self.state().unmarked.insert(segment.name);
         }
     }
 
     /// Whether a mark can be put.
     pub(super) fn has_unmarked(&self) -> bool {
         let state = self.state();
-        self.machine.is_some() && !state.unmarked.is_empty() && !state.is_denied
+        !state.unmarked.is_empty() && !state.is_denied
     }
 
-    /// Puts the marks that are due. With `is_ending`, all of them are.
+    /// Puts a mark if one is due. With `is_ending`, it is if a segment is in none yet.
     pub(super) fn work(&self, client: &Client, layout: &Layout, is_ending: bool) {
-        let Some(machine) = self.machine else { return };
         let (today, now) = (self.today(client), client.clock.now());
-        let days: Vec<(u64, BTreeSet<ObjectName>)> = {
+        let names = {
             let mut state = self.state();
             if state.unmarked.is_empty() || state.is_denied {
                 return;
             }
-            let due = *state.due.get_or_insert(now + DELAY);
-            let is_due = |day: u64| is_ending || day < today || state.marked_day < today;
-            if !is_ending && now < due {
-                return;
-            }
-            let days = state.unmarked.iter().filter(|(day, _)| is_due(**day));
-            days.map(|(day, names)| (*day, names.clone())).collect()
-        };
-        for (day, names) in days {
-            let noon = UNIX_EPOCH + Duration::from_nanos(day * NANOS_OF_DAY + NANOS_OF_DAY / 2);
-            let put = put(client, layout, ReadMark::new(noon, machine), &names);
-            let mut state = self.state();
-            match put {
-                Ok(()) => {
-                    state.marked_day = day;
-                    state.due = None;
-                    if let Some(unmarked) = state.unmarked.get_mut(&day) {
-                        unmarked.retain(|name| !names.contains(name));
-                    }
-                    state.unmarked.retain(|_, names| !names.is_empty());
+            if !is_ending {
+                if state.marked_day >= today {
+                    return;
                 }
-                Err(error) => {
-                    state.is_denied = error.kind == ObjectErrorKind::Denied;
-                    state.due = Some(now + DELAY);
+                if now < *state.due.get_or_insert(now + DELAY) {
                     return;
                 }
             }
+            state.unmarked.clone()
+        };
+        // Children of one process draw the same bits.
+        let random = random(u64::from(std::process::id()));
+        let mark = ReadMark::new(client.clock.time_of_day(), random);
+        let content = ReadMark::content(&names);
+        let put = client.set(&layout.read_mark(&mark), content.as_bytes(), now + TIMEOUT);
+        let mut state = self.state();
+        match put {
+            Ok(()) => {
+                state.marked_day = today;
+                state.due = None;
+                state.unmarked.retain(|name| !names.contains(name));
+            }
+            Err(error) => {
+                state.is_denied = error.kind == ObjectErrorKind::Denied;
+                state.due = Some(now + DELAY);
+            }
         }
     }
-}
-
-/// Adds names to a mark.
-fn put(
-    client: &Client,
-    layout: &Layout,
-    mark: ReadMark,
-    names: &BTreeSet<ObjectName>,
-) -> Result<(), ObjectError> {
-    let until = client.clock.now() + TIMEOUT;
-    let key = layout.read_mark(&mark);
-    let mut all = names.clone();
-    let page = client.list(&key, None, until)?;
-    let present = page.objects.into_iter().find(|object| object.key == key);
-    if let Some(present) = present {
-        let range = 0..present.size.min(MAX_BYTES);
-        let mut content = Err(ObjectErrorKind::TimedOut.into());
-        let reads = [RangeRead {
-            key: key.clone(),
-            range,
-        }];
-        client.read(Caller::Background, &reads, until, |_, read| content = read);
-        let content = content?;
-        let damaged = || ObjectError::new(ObjectErrorKind::Other, "the read mark is damaged");
-        let marked = ReadMark::names(&content).ok_or_else(damaged)?.into_iter();
-        let marked: BTreeSet<ObjectName> = marked.filter_map(ObjectName::parse).collect();
-        if names.is_subset(&marked) {
-            return Ok(());
-        }
-        all.extend(marked);
-    }
-    client.set(&key, ReadMark::content(all).as_bytes(), until)
 }

@@ -6,8 +6,8 @@
 //! ```text
 //! <prefix>/torchcache-1/<module hash>/
 //!   s/<ns>-<pid>-<rand64>-<footer bytes>.tcs    a segment, as on disk
-//!   latest                                      16 random bytes: a hint that segments were added
-//!   r/<yyyymmdd>/<machine>                      which segments a machine read that day: see [`ReadMark`]
+//!   latest                                      16 random bytes: a hint that segments were added or removed
+//!   r/<yyyymmdd>/<rand64>                       which segments a process read that day: see [`ReadMark`]
 //! ```
 //!
 //! Segments are immutable and have unique names, so no promise rests on conditional puts: "already exists" means that
@@ -20,8 +20,8 @@
 //! A call never lists and never reads footers. [`Remote::work`] does, in the background, after a row was missing: it
 //! reads `latest`, and only if that has changed it lists the names from 15 minutes before the newest on. The
 //! interval is 30 s at first and doubles to 5 min while nothing changes. Everything is listed at the start, every hour,
-//! after an object was found to be gone, and, at most every 5 min, when the hint changed and the listing shows nothing:
-//! then its writer's clock is behind. Footers are kept on the local disk, so that opening a cache again costs one
+//! after an object was found to be gone, and when the hint changed and the listing shows nothing: then its writer's clock is
+//! behind, or segments were removed. The background does the last at most every 5 min, an upload at once. Footers are kept on the local disk, so that opening a cache again costs one
 //! listing. The index has the rows of the newest segments, as many as [`RemoteConfig::max_rows`] allows. Of several copies
 //! of a row, the newest is read.
 //!
@@ -133,8 +133,8 @@ pub struct RemoteConfig {
     pub module_hash: String,
     /// The local directory for footers, each in a file whose name ends with `.footer`.
     pub footer_dir: PathBuf,
-    /// The number of this machine in its [read marks](ReadMark); `None` to put none.
-    pub machine: Option<u64>,
+    /// Whether [read marks](ReadMark) are put.
+    pub puts_read_marks: bool,
     /// The most rows of the index, which takes up to 64 bytes for each.
     pub max_rows: usize,
     /// The most rows that wait for their upload: 64 bytes each.
@@ -152,7 +152,7 @@ impl RemoteConfig {
             prefix: prefix.to_owned(),
             module_hash: module_hash.to_owned(),
             footer_dir,
-            machine: None,
+            puts_read_marks: false,
             max_rows: 1 << 24,
             max_pending_rows: 1 << 20,
             max_pending_bytes: 4 << 30,
@@ -213,7 +213,7 @@ impl Remote {
             prefix,
             module_hash,
             footer_dir,
-            machine,
+            puts_read_marks,
             max_rows,
             max_pending_rows,
             max_pending_bytes,
@@ -232,7 +232,7 @@ impl Remote {
             client,
             uploads: Uploads::new(max_pending_rows, max_pending_bytes),
             wanted: WantedSegments::default(),
-            marking: ReadMarking::new(machine.filter(|_| mode == RemoteMode::ReadWrite)),
+            marking: ReadMarking::new(puts_read_marks && mode == RemoteMode::ReadWrite),
             hits: AtomicU64::new(0),
             filled: AtomicU64::new(0),
             unread: AtomicU64::new(0),

@@ -1,5 +1,5 @@
-//! Read marks: which segments a machine read rows of on a day, so that pruning keeps what is used. There is one object
-//! for each day and machine, and a machine that may not write leaves none.
+//! Read marks: which segments a process read rows of, so that pruning keeps what is used. A process puts one a day, and
+//! one when it ends; a machine that may not write leaves none.
 
 use std::fmt::{self, Display};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use super::name_list;
 
 const SECONDS_OF_DAY: u64 = 86_400;
 
-/// The key of a read mark within its cache, without `r/`: `<yyyymmdd>/<machine>`, the day in UTC and 16 hexadecimal
+/// The key of a read mark within its cache, without `r/`: `<yyyymmdd>/<rand64>`, the day in UTC and 16 hexadecimal
 /// digits.
 ///
 /// ```
@@ -26,23 +26,23 @@ const SECONDS_OF_DAY: u64 = 86_400;
 pub struct ReadMark {
     /// The decimal digits of year, month and day.
     day: u32,
-    machine: u64,
+    random: u64,
 }
 
 impl ReadMark {
-    /// That of a machine on the day of this time. Times outside the years 1970 to 9999 count as the nearest in them.
-    pub fn new(time: SystemTime, machine: u64) -> ReadMark {
+    /// One with these random bits on the day of this time. Times outside the years 1970 to 9999 count as the nearest in them.
+    pub fn new(time: SystemTime, random: u64) -> ReadMark {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let day = date(since.as_secs() / SECONDS_OF_DAY);
-        ReadMark { day, machine }
+        ReadMark { day, random }
     }
 
     /// The mark whose key is exactly this.
     pub fn parse(key: &str) -> Option<ReadMark> {
-        let (day, machine) = key.split_once('/')?;
+        let (day, random) = key.split_once('/')?;
         let parsed = ReadMark {
             day: day.parse().ok()?,
-            machine: u64::from_str_radix(machine, 16).ok()?,
+            random: u64::from_str_radix(random, 16).ok()?,
         };
         let (month, day) = (parsed.day / 100 % 100, parsed.day % 100);
         let is_date = (1..=12).contains(&month) && (1..=31).contains(&day);
@@ -62,7 +62,7 @@ impl ReadMark {
 
 impl Display for ReadMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08}/{:016x}", self.day, self.machine)
+        write!(f, "{:08}/{:016x}", self.day, self.random)
     }
 }
 

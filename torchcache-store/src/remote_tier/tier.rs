@@ -1,7 +1,6 @@
 //! What the users of a tier and its thread share.
 
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Once, Weak};
 use std::time::Instant;
@@ -71,7 +70,7 @@ impl SharedTier {
         let remote = RemoteConfig {
             url,
             mode,
-            machine: Some(machine(&dir)),
+            puts_read_marks: true,
             ..RemoteConfig::new(&prefix, &module_hash, local_dir.clone())
         };
         let tier = Arc::new_cyclic(|tier: &Weak<Tier>| Tier {
@@ -171,15 +170,4 @@ impl Tier {
     pub(super) fn settle(&self) {
         self.journal.settle(self.remote.settled_rows());
     }
-}
-
-/// The number of this machine in read marks: the same for all processes that use the directory of a store there. Where
-/// two machines have one number, their marks are joined.
-fn machine(dir: &Path) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(rustix::system::uname().nodename().to_bytes());
-    hasher.update(&[0]);
-    hasher.update(dir.as_os_str().as_encoded_bytes());
-    let digest = hasher.finalize();
-    u64::from_le_bytes(std::array::from_fn(|n| digest.as_bytes()[n]))
 }
