@@ -58,7 +58,7 @@ pub struct Pushed {
     pub end: u64,
 }
 
-/// A row that is to be uploaded.
+/// A row to upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PushedRow {
     /// Its key.

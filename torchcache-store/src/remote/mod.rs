@@ -358,12 +358,12 @@ impl Remote {
         pushed
     }
 
-    /// Whether rows are to be uploaded, or other machines are to be told of some that were.
+    /// Whether rows are pending, or the hint is to be changed for some that were uploaded.
     pub fn has_pending(&self) -> bool {
         self.uploads.has_pending()
     }
 
-    /// Whether [`finish`](Self::finish) has something to do: rows, other machines that are to be told, or read marks.
+    /// Whether [`finish`](Self::finish) has something to do: rows, the hint or read marks.
     pub fn has_unfinished(&self) -> bool {
         self.has_pending() || self.marking.has_unmarked()
     }
@@ -400,8 +400,7 @@ impl Remote {
         self.work_on(source, false);
     }
 
-    /// The same where no more rows are pushed: those that are left are uploaded, and other machines are told of them,
-    /// without a delay.
+    /// The same where no more rows are pushed: pending ones are uploaded, and the hint is changed, without a delay.
     pub fn drain(&self, source: &dyn RecordSource) {
         self.work_on(source, true);
     }

@@ -12,7 +12,7 @@ use crate::{events, threads};
 /// How long the thread rests between two turns.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the thread of a tier without users tries to upload what is left.
+/// How long the thread of a tier without users tries to upload pending rows.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Starts the thread. It ends when all users have dropped the tier and nothing is left to be uploaded, or cannot be for
