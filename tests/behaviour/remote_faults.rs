@@ -159,8 +159,9 @@ fn fault_is_a_miss(world: &World, name: &str, fault: &Fault, of_all: bool) {
     });
     let faulty = tried();
     assert_eq!(faulty.computed + faulty.found, 20, "{machine}: {faulty:?}");
-    // Four calls of a second at most, on a busy machine.
-    assert!(faulty.waited <= 4 * 10 + 10, "{machine}: {faulty:?}");
+    // In tenths of a second: four calls of one second at most, and what a busy machine adds. A request that hangs, and
+    // that a call waits for to its end, takes 30 seconds.
+    assert!(faulty.waited <= 4 * 10 + 100, "{machine}: {faulty:?}");
     // Requests that take longer are under way, and a store that sends whole objects is right.
     if !["hang", "slow", "whole-object"].contains(&name) {
         assert!(faulty.faults > 0, "{machine}: {faulty:?}");
@@ -183,7 +184,8 @@ fn an_unreachable_remote_is_waited_for_once() {
     assert_eq!((tried.computed, tried.found), (200, 0));
     assert_eq!(tried.flushed, "NotUploaded");
     // The first of 40 calls.
-    assert!((9..15).contains(&tried.waited), "{tried:?}");
+    // One second in 40 calls, and what a busy machine adds.
+    assert!((9..100).contains(&tried.waited), "{tried:?}");
     assert!(world.requests() < 10, "{}", world.requests());
 
     // The next process uploads the rows.
