@@ -183,8 +183,7 @@ fn an_unreachable_remote_is_waited_for_once() {
     let tried = try_to_share(world.machine("hanging", "rows", &["try-to-share", "0", "200"]));
     assert_eq!((tried.computed, tried.found), (200, 0));
     assert_eq!(tried.flushed, "NotUploaded");
-    // The first of 40 calls.
-    // One second in 40 calls, and what a busy machine adds.
+    // The first of 40 calls waits, for one second; a busy machine adds to that.
     assert!((9..100).contains(&tried.waited), "{tried:?}");
     assert!(world.requests() < 10, "{}", world.requests());
 
