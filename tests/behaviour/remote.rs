@@ -88,6 +88,14 @@ impl Fleet {
         self.module_in(&self.directory())
     }
 
+    /// The outputs of rows that another machine computed and uploaded.
+    fn upload(&self, xs: &Tensor) -> Tensor {
+        let machine = self.machine();
+        let ys = machine.call(xs);
+        machine.upload();
+        ys
+    }
+
     /// A child process with this bucket.
     fn child(&self, directory: &Path, words: &[&str]) -> Command {
         let mut command = child(Some(directory), words);
@@ -141,9 +149,7 @@ fn another_machine_computes_none_of_the_rows() {
 fn rows_of_the_remote_enter_the_nearer_tiers_and_are_not_uploaded_again() {
     let fleet = Fleet::new();
     let xs = random(&[10, 16]);
-    let first = fleet.machine();
-    let ys = first.call(&xs);
-    first.upload();
+    let ys = fleet.upload(&xs);
 
     let directory = fleet.directory();
     let second = fleet.module_in(&directory);
@@ -195,9 +201,7 @@ fn one_call_finds_its_rows_in_all_tiers() {
 fn a_module_with_another_hash_finds_none() {
     let fleet = Fleet::new();
     let xs = random(&[4, 16]);
-    let first = fleet.machine();
-    first.call(&xs);
-    first.upload();
+    fleet.upload(&xs);
     let options = |version: &str| {
         let options = Options::builder()
             .persistent(true)
@@ -259,9 +263,7 @@ fn a_write_only_machine_finds_nothing_and_uploads() {
 fn a_call_that_may_not_wait_asks_no_remote_and_read_ahead_does() {
     let fleet = Fleet::new();
     let xs = random(&[20, 16]);
-    let first = fleet.machine();
-    let ys = first.call(&xs);
-    first.upload();
+    let ys = fleet.upload(&xs);
     let second = Noisy {
         torchcache_remote_timeout: Some(0.0),
         ..fleet.machine()
@@ -282,9 +284,7 @@ fn a_call_that_may_not_wait_asks_no_remote_and_read_ahead_does() {
 fn rows_that_were_read_ahead_are_on_disk_where_memory_has_no_room() {
     let fleet = Fleet::new();
     let xs = random(&[20, 16]);
-    let first = fleet.machine();
-    let ys = first.call(&xs);
-    first.upload();
+    let ys = fleet.upload(&xs);
     let second = Noisy {
         torchcache_max_memory_cache_size: 0,
         ..fleet.machine()
@@ -302,9 +302,7 @@ fn rows_that_were_read_ahead_are_on_disk_where_memory_has_no_room() {
 fn peek_shows_rows_of_the_remote_without_a_request() {
     let fleet = Fleet::new();
     let xs = random(&[20, 16]);
-    let first = fleet.machine();
-    first.call(&xs);
-    first.upload();
+    fleet.upload(&xs);
     let second = fleet.machine();
     // Less than a quarter of the object, of which the background would fetch the rest.
     second.call(&xs.narrow(0, 0, 1));
@@ -327,9 +325,7 @@ fn peek_shows_rows_of_the_remote_without_a_request() {
 fn peek_before_the_first_call_does_not_take_its_time() {
     let fleet = Fleet::new();
     let xs = random(&[3, 16]);
-    let first = fleet.machine();
-    first.call(&xs);
-    first.upload();
+    fleet.upload(&xs);
     let second = fleet.machine();
     second.tiers(&xs);
     second.call(&xs);
@@ -340,9 +336,7 @@ fn peek_before_the_first_call_does_not_take_its_time() {
 fn removed_rows_are_computed_and_replace_those_of_the_remote() {
     let fleet = Fleet::new();
     let xs = random(&[10, 16]);
-    let first = fleet.machine();
-    let ys = first.call(&xs);
-    first.upload();
+    let ys = fleet.upload(&xs);
     let second = fleet.machine();
     assert!(same(&second.call(&xs), &ys));
     let some = xs.narrow(0, 0, 4);
@@ -361,9 +355,7 @@ fn removed_rows_are_computed_and_replace_those_of_the_remote() {
 fn recomputed_rows_replace_those_of_the_remote() {
     let fleet = Fleet::new();
     let xs = random(&[10, 16]);
-    let first = fleet.machine();
-    first.call(&xs);
-    first.upload();
+    fleet.upload(&xs);
     let second = fleet.machine();
     let again = second.torchcache.recompute(|| second.call(&xs)).unwrap();
     assert_eq!(second.ran.take(), (1, 10));
@@ -478,9 +470,7 @@ fn a_remote_needs_a_disk_tier() {
 fn a_corrupt_row_of_the_remote_is_a_counted_miss() {
     let fleet = Fleet::new();
     let xs = random(&[10, 1000]);
-    let first = fleet.machine();
-    let ys = first.call(&xs);
-    first.upload();
+    let ys = fleet.upload(&xs);
     let [segment] = <[PathBuf; 1]>::try_from(segments(&fleet.bucket())).unwrap();
     let mut bytes = fs::read(&segment).unwrap();
     // In the third row or close to it.
@@ -499,9 +489,7 @@ fn a_corrupt_row_of_the_remote_is_a_counted_miss() {
 fn objects_that_are_gone_are_misses() {
     let fleet = Fleet::new();
     let xs = random(&[10, 16]);
-    let first = fleet.machine();
-    first.call(&xs);
-    first.upload();
+    fleet.upload(&xs);
     let second = fleet.machine();
     second.call(&xs.narrow(0, 0, 1));
     for segment in segments(&fleet.bucket()) {
@@ -516,9 +504,7 @@ fn objects_that_are_gone_are_misses() {
 fn objects_of_other_programs_are_left_alone() {
     let fleet = Fleet::new();
     let xs = random(&[10, 16]);
-    let first = fleet.machine();
-    let ys = first.call(&xs);
-    first.upload();
+    let ys = fleet.upload(&xs);
     let [segment] = <[PathBuf; 1]>::try_from(segments(&fleet.bucket())).unwrap();
     let folder = segment.parent().unwrap();
     let name = segment.file_name().unwrap().to_str().unwrap();
