@@ -28,16 +28,21 @@ pub(crate) fn run(printer: &Printer, url: &str, args: &Prune) -> Result<CommandR
         let plan = RemotePrunePlan::new(&list.root, keep, dry_run);
         plan.map_err(failed("read", url))
     };
-    let planned = plan(true)?.report();
+    let confirm = |planned: &RemotePruneReport| {
+        if segments(planned) == 0 || planned.remaining_bytes > 0 {
+            return Ok(());
+        }
+        let rows = planned.caches.iter().map(rows).sum();
+        let caches = planned.caches.len();
+        let removed = (segments(planned), caches, rows, planned.removed_bytes());
+        confirm_everything(removed, keep.keep)
+    };
     let report = match args.dry_run {
-        true => planned,
+        true => plan(true)?.report(),
         false => {
-            let is_everything = segments(&planned) > 0 && planned.remaining_bytes == 0;
-            if is_everything && !args.yes {
-                let rows = planned.caches.iter().map(rows).sum();
-                let caches = planned.caches.len();
-                let removed = (segments(&planned), caches, rows, planned.removed_bytes());
-                confirm_everything(removed, keep.keep)?;
+            // The plan that is carried out finishes compactions, so another one is made to ask about.
+            if !args.yes {
+                confirm(&plan(true)?.report())?;
             }
             let bar = ByteBar::objects();
             let report = plan(false)?.carry_out(&bar);
