@@ -7,7 +7,7 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
 use crate::credentials::{NO_TIMEOUT, Required, no_retries};
 use crate::http::Connector;
-use crate::store::{Lister, RemoteStore};
+use crate::store::RemoteStore;
 use crate::variables::Variables;
 
 /// A container, with the account and the credentials of these variables.
@@ -28,6 +28,5 @@ pub(crate) fn open(container: &str, variables: &Variables) -> object_store::Resu
     let client = builder
         .with_credentials(Arc::new(Required(credentials)))
         .build()?;
-    let client = Arc::new(client);
-    Ok(RemoteStore::new(client.clone(), Lister::Pages(client)))
+    Ok(RemoteStore::of_cloud(client))
 }

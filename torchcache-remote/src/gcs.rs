@@ -7,7 +7,7 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 
 use crate::credentials::{NO_TIMEOUT, Required, no_retries};
 use crate::http::Connector;
-use crate::store::{Lister, RemoteStore};
+use crate::store::RemoteStore;
 use crate::variables::Variables;
 
 /// A bucket, with the credentials of these variables.
@@ -31,6 +31,5 @@ pub(crate) fn open(bucket: &str, variables: &Variables) -> object_store::Result<
     let client = builder
         .with_credentials(Arc::new(Required(credentials)))
         .build()?;
-    let client = Arc::new(client);
-    Ok(RemoteStore::new(client.clone(), Lister::Pages(client)))
+    Ok(RemoteStore::of_cloud(client))
 }

@@ -69,6 +69,13 @@ impl RemoteStore {
         }
     }
 
+    /// A bucket of a cloud, which is listed by pages.
+    #[cfg(feature = "cloud")]
+    pub(crate) fn of_cloud(client: impl Client + PaginatedListStore) -> RemoteStore {
+        let client = Arc::new(client);
+        RemoteStore::new(client.clone(), Lister::Pages(client))
+    }
+
     /// Waits for one request on the background thread, until the deadline. Then it is aborted.
     fn wait<T: Send + 'static, F>(
         &self,

@@ -13,7 +13,7 @@ use self::config_file::Profile;
 use self::profile::ProfileCredentials;
 use crate::credentials::{NO_TIMEOUT, Required, no_retries};
 use crate::http::Connector;
-use crate::store::{Lister, RemoteStore};
+use crate::store::RemoteStore;
 use crate::variables::Variables;
 
 /// A bucket, with the endpoint, the region and the credentials of these variables.
@@ -55,8 +55,7 @@ pub(crate) fn open(bucket: &str, variables: &Variables) -> object_store::Result<
     let client = builder
         .with_credentials(Arc::new(Required(credentials)))
         .build()?;
-    let client = Arc::new(client);
-    Ok(RemoteStore::new(client.clone(), Lister::Pages(client)))
+    Ok(RemoteStore::of_cloud(client))
 }
 
 /// Whether the environment has credentials that come before those of a profile.
