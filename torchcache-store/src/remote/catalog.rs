@@ -266,8 +266,7 @@ impl RemoteCatalog {
         let scan = self.scan.take(&*self.client.clock, until);
         let mut scan = scan.ok_or(ObjectErrorKind::TimedOut)?;
         let before = self.hint(until).ok();
-        let random = [0, 1].map(|seed| name::random(seed).to_le_bytes());
-        let hint = random.concat();
+        let hint = name::new_hint();
         self.client.set(&self.layout.latest(), &hint, until)?;
         if scan.hint.is_some() && scan.hint == before {
             scan.hint = Some(Some(hint));

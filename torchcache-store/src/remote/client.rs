@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, BreakerState, Permit};
-use super::object_store::{ObjectError, ObjectErrorKind, ObjectPage, ObjectStore, RangeRead};
+use super::object_store::{
+    ObjectError, ObjectErrorKind, ObjectPage, ObjectStore, RangeRead, read_each_once,
+};
 use super::time::Clock;
 use super::warnings::{Warning, Warnings};
 
@@ -190,12 +192,7 @@ impl Client {
         };
         add(&self.counters.gets, reads.len());
         let mut is_answered = false;
-        let mut has_ended = vec![false; reads.len()];
-        let mut end = |n: usize, result: Result<Vec<u8>, ObjectError>| {
-            if has_ended.get(n) != Some(&false) {
-                return;
-            }
-            has_ended[n] = true;
+        let end = |n: usize, result: Result<Vec<u8>, ObjectError>| {
             let result = result.and_then(|body| {
                 let RangeRead { range, .. } = &reads[n];
                 add(&self.counters.bytes_in, body.len());
@@ -214,8 +211,7 @@ impl Client {
             Caller::Call => deadline,
             Caller::Background => self.request_deadline(deadline),
         };
-        self.store.read(reads, deadline, &mut end);
-        (0..reads.len()).for_each(|n| end(n, Err(ObjectErrorKind::TimedOut.into())));
+        read_each_once(&*self.store, reads, deadline, end);
         match is_answered {
             true => permit.succeeded(),
             false => self.end_failed(permit, "no request of several was answered"),

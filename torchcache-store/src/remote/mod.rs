@@ -91,8 +91,9 @@ pub use breaker::BreakerState;
 pub(crate) use catalog::MAX_FOOTER_BYTES;
 pub use client::RequestCounts;
 pub(crate) use fetch::{Request, plan};
-pub(crate) use name::{Layout, ObjectName, random};
+pub(crate) use name::{Layout, ObjectName, new_hint};
 pub(crate) use name_list::{parse as parse_names, write as write_names};
+pub(crate) use object_store::read_each_once;
 pub use object_store::{
     ListedObject, MAX_CONCURRENT_READS, ObjectError, ObjectErrorKind, ObjectPage, ObjectStore,
     RangeRead,

@@ -98,6 +98,11 @@ pub(crate) fn random(seed: u64) -> u64 {
     RandomState::new().hash_one(seed)
 }
 
+/// A value of the hint that no one has set before.
+pub(crate) fn new_hint() -> Vec<u8> {
+    [0, 1].map(|seed| random(seed).to_le_bytes()).concat()
+}
+
 /// Where the objects of a cache are: `<prefix>/torchcache-1/<module hash>/`.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {

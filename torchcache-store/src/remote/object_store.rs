@@ -71,6 +71,24 @@ pub trait ObjectStore: Debug + Send + Sync {
     fn remove(&self, key: &str, deadline: Instant) -> Result<(), ObjectError>;
 }
 
+/// Reads ranges by [`ObjectStore::read`], whatever the store makes of it: `done` gets each read once.
+pub(crate) fn read_each_once(
+    store: &dyn ObjectStore,
+    reads: &[RangeRead],
+    deadline: Instant,
+    mut done: impl FnMut(usize, Result<Vec<u8>, ObjectError>),
+) {
+    let mut has_ended = vec![false; reads.len()];
+    let mut end = |n: usize, result| {
+        if has_ended.get(n) == Some(&false) {
+            has_ended[n] = true;
+            done(n, result);
+        }
+    };
+    store.read(reads, deadline, &mut end);
+    (0..reads.len()).for_each(|n| end(n, Err(ObjectErrorKind::TimedOut.into())));
+}
+
 /// Some consecutive objects of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObjectPage {

@@ -9,7 +9,7 @@ use super::requests::{ReadError, Requests};
 use crate::manifest::{self, Manifest};
 use crate::remote::{
     Clock, Layout, ListedObject, ObjectError, ObjectName, ObjectStore, RangeRead, ReadMark,
-    parse_names, random,
+    new_hint, parse_names,
 };
 use crate::size::sum;
 
@@ -227,8 +227,7 @@ impl RemoteRoot {
 
     /// Changes the hint of a cache, so that machines look for new segments.
     pub(super) fn set_latest(&self, layout: &Layout) -> Result<(), ObjectError> {
-        let hint = [0, 1].map(|seed| random(seed).to_le_bytes()).concat();
-        self.requests.set(&layout.latest(), &hint)
+        self.requests.set(&layout.latest(), &new_hint())
     }
 
     /// The time by the clock of the store, which all ages are measured by: that of this machine may be wrong by hours. It is

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::remote::{
     Clock, ListedObject, ObjectError, ObjectErrorKind, ObjectStore, RangeRead, nanos,
+    read_each_once,
 };
 
 /// How long one request may take, without and with the bytes of objects.
@@ -205,18 +206,9 @@ impl Requests {
         failures: &mut [Option<ReadError>],
         take: &mut impl FnMut(usize, &[u8]) -> bool,
     ) {
-        let mut has_ended = vec![false; numbers.len()];
-        for n in numbers {
-            let no_answer = ObjectErrorKind::TimedOut.into();
-            failures[*n] = Some(ReadError::Request(no_answer));
-        }
         let requested: Vec<RangeRead> = numbers.iter().map(|n| reads[*n].clone()).collect();
         let deadline = self.now() + TRANSFER_TIMEOUT;
-        self.store.read(&requested, deadline, &mut |at, body| {
-            if has_ended.get(at) != Some(&false) {
-                return;
-            }
-            has_ended[at] = true;
+        read_each_once(&*self.store, &requested, deadline, |at, body| {
             let RangeRead { range, .. } = &requested[at];
             failures[numbers[at]] = match body {
                 Ok(body) if body.len() as u64 == range.end - range.start => {
