@@ -177,9 +177,9 @@ impl TorchCache {
     /// ran in this process: call it once before, or use [`recompute`](Self::recompute).
     ///
     /// Once it succeeds, no call of this process finds the rows until one computes them, and no process that opens the
-    /// cache later does, unless a remote has them. Calls that are under way keep none of their rows, whatever their keys, and neither do calls that
-    /// begin before it returns. Another process that has the cache open may find the rows in its memory, and on disk
-    /// until it looks for new files; rows that it is computing or has queued are stored.
+    /// cache later does, unless a remote has them. Calls that are under way keep none of their rows, whatever their keys,
+    /// and neither do calls that begin before it returns. Another process that has the cache open may find the rows in its
+    /// memory, and on disk until it looks for new files; rows that it is computing or has queued are stored.
     ///
     /// No object of the remote changes: other processes find the rows there, and so do later ones of this machine, until
     /// this one has uploaded those that it computes in their place. Where the remote has them, use
