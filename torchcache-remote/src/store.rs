@@ -47,7 +47,7 @@ pub(crate) enum Lister {
 pub(crate) struct RemoteStore {
     client: Arc<dyn Client>,
     lister: Lister,
-    /// One for each read that is under way.
+    /// One for each read or removal that is under way.
     slots: Arc<Semaphore>,
     /// The store implements no conditions.
     is_unconditional: Arc<AtomicBool>,
@@ -98,6 +98,56 @@ impl RemoteStore {
         running
             .next(deadline)
             .unwrap_or_else(|end| Err(unfinished(end, &begun)))
+    }
+
+    /// Makes a request for each of these on the background thread, some at a time, and passes their numbers and results
+    /// on, until the deadline. Then those that are left are aborted.
+    fn wait_for_each<J: Clone + Send + 'static, T: Send + 'static, F>(
+        &self,
+        jobs: &[J],
+        deadline: Instant,
+        request: impl Fn(RemoteStore, J, Begun) -> F + Clone + Send + 'static,
+        done: &mut dyn FnMut(usize, Result<T, ObjectError>),
+    ) where
+        F: Future<Output = Result<T, ObjectError>> + Send + 'static,
+    {
+        let all: Vec<Begun> = jobs.iter().map(|_| Begun::default()).collect();
+        let mut left: Vec<usize> = (0..jobs.len()).collect();
+        let jobs: Vec<_> = (jobs.iter().cloned().zip(all.clone()).enumerate()).collect();
+        let store = self.clone();
+        let running = Running::start(|sender| {
+            stream::iter(jobs).for_each_concurrent(MAX_CONCURRENT_READS, move |(n, job)| {
+                let (store, sender, request) = (store.clone(), sender.clone(), request.clone());
+                async move {
+                    // It is never closed.
+                    let _slot = store.slots.acquire().await;
+                    let (job, begun) = job;
+                    let _ = sender.send((n, request(store.clone(), job, begun).await));
+                }
+            })
+        });
+        let running = match running {
+            Ok(running) => running,
+            Err(error) => {
+                return left
+                    .into_iter()
+                    .for_each(|n| done(n, Err(not_started(&error))));
+            }
+        };
+        while !left.is_empty() {
+            match running.next(deadline) {
+                Ok((n, result)) => {
+                    left.retain(|&it| it != n);
+                    done(n, result);
+                }
+                Err(end) => {
+                    drop(running);
+                    return left
+                        .into_iter()
+                        .for_each(|n| done(n, Err(unfinished(end, &all[n]))));
+                }
+            }
+        }
     }
 
     async fn read_range(&self, read: RangeRead, begun: Begun) -> Result<Vec<u8>, ObjectError> {
@@ -228,43 +278,9 @@ impl ObjectStore for RemoteStore {
         deadline: Instant,
         done: &mut dyn FnMut(usize, Result<Vec<u8>, ObjectError>),
     ) {
-        let all: Vec<Begun> = reads.iter().map(|_| Begun::default()).collect();
-        let mut left: Vec<usize> = (0..reads.len()).collect();
-        let jobs: Vec<_> = (reads.iter().cloned().zip(all.clone()).enumerate()).collect();
-        let store = self.clone();
-        let running = Running::start(|sender| {
-            stream::iter(jobs).for_each_concurrent(MAX_CONCURRENT_READS, move |(n, job)| {
-                let (store, sender) = (store.clone(), sender.clone());
-                async move {
-                    // It is never closed.
-                    let _slot = store.slots.acquire().await;
-                    let (read, begun) = job;
-                    let _ = sender.send((n, store.read_range(read, begun).await));
-                }
-            })
-        });
-        let running = match running {
-            Ok(running) => running,
-            Err(error) => {
-                return left
-                    .into_iter()
-                    .for_each(|n| done(n, Err(not_started(&error))));
-            }
-        };
-        while !left.is_empty() {
-            match running.next(deadline) {
-                Ok((n, result)) => {
-                    left.retain(|&it| it != n);
-                    done(n, result);
-                }
-                Err(end) => {
-                    drop(running);
-                    return left
-                        .into_iter()
-                        .for_each(|n| done(n, Err(unfinished(end, &all[n]))));
-                }
-            }
-        }
+        let request =
+            |store: RemoteStore, read, begun| async move { store.read_range(read, begun).await };
+        self.wait_for_each(reads, deadline, request, done);
     }
 
     fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>, ObjectError> {
@@ -308,14 +324,19 @@ impl ObjectStore for RemoteStore {
         })
     }
 
-    fn remove(&self, key: &str, deadline: Instant) -> Result<(), ObjectError> {
-        let path = path(key)?;
-        self.wait(deadline, |store, _| async move {
-            match store.client.delete(&path).await {
+    fn remove(
+        &self,
+        keys: &[String],
+        deadline: Instant,
+        done: &mut dyn FnMut(usize, Result<(), ObjectError>),
+    ) {
+        let request = |store: RemoteStore, key: String, _| async move {
+            match store.client.delete(&path(&key)?).await {
                 Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
                 Err(error) => Err(object_error(&error)),
             }
-        })
+        };
+        self.wait_for_each(keys, deadline, request, done);
     }
 }
 

@@ -184,10 +184,18 @@ impl ObjectStore for DirObjects {
         self.request(deadline, || fs::rename(self.write(bytes)?, self.path(key)))
     }
 
-    fn remove(&self, key: &str, deadline: Instant) -> Result<(), ObjectError> {
-        self.request(deadline, || match fs::remove_file(self.path(key)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        })
+    fn remove(
+        &self,
+        keys: &[String],
+        deadline: Instant,
+        done: &mut dyn FnMut(usize, Result<(), ObjectError>),
+    ) {
+        for (n, key) in keys.iter().enumerate() {
+            let remove = || match fs::remove_file(self.path(key)) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            };
+            done(n, self.request(deadline, remove));
+        }
     }
 }

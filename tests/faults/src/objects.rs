@@ -302,6 +302,25 @@ impl SimObjects {
         }
     }
 
+    /// When each of some concurrent requests ends that transfer so many bytes, its number, and its fault; the first to end
+    /// first.
+    fn concurrent(
+        &self,
+        request: Request,
+        lens: impl Iterator<Item = u64>,
+    ) -> Vec<(Instant, usize, Option<ObjectFault>)> {
+        let mut free = [self.clock.now(); MAX_CONCURRENT_READS];
+        let begun = lens.enumerate().map(|(n, len)| {
+            let fault = self.fault(request);
+            let connection = free.iter_mut().min().expect("there are some");
+            *connection += duration(len, fault);
+            (*connection, n, fault)
+        });
+        let mut begun: Vec<_> = begun.collect();
+        begun.sort_by_key(|(end, n, _)| (*end, *n));
+        begun
+    }
+
     fn body(&self, read: &RangeRead, fault: Option<ObjectFault>) -> Result<Vec<u8>, ObjectError> {
         let RangeRead { key, range } = read;
         if fault == Some(ObjectFault::Removed) {
@@ -391,17 +410,10 @@ impl ObjectStore for SimObjects {
         deadline: Instant,
         done: &mut dyn FnMut(usize, Result<Vec<u8>, ObjectError>),
     ) {
-        let mut free = [self.clock.now(); MAX_CONCURRENT_READS];
-        let begun = reads.iter().enumerate().map(|(n, read)| {
-            let fault = self.fault(Request::Read);
-            lock(&self.log).ranges.push(read.range.clone());
-            let connection = free.iter_mut().min().expect("there are some");
-            *connection += duration(read.range.end - read.range.start, fault);
-            (*connection, n, fault)
-        });
-        let mut begun: Vec<_> = begun.collect();
-        begun.sort_by_key(|(end, n, _)| (*end, *n));
-        for (end, n, fault) in begun {
+        let ranges = reads.iter().map(|read| read.range.clone());
+        lock(&self.log).ranges.extend(ranges.clone());
+        let lens = ranges.map(|range| range.end - range.start);
+        for (end, n, fault) in self.concurrent(Request::Read, lens) {
             self.clock.pass_until(end.min(deadline));
             done(
                 n,
@@ -444,11 +456,27 @@ impl ObjectStore for SimObjects {
         })
     }
 
-    fn remove(&self, key: &str, deadline: Instant) -> Result<(), ObjectError> {
-        self.request(Request::Remove, 0, deadline, |bucket, _| {
-            bucket.objects.remove(key);
-            Ok(())
-        })
+    fn remove(
+        &self,
+        keys: &[String],
+        deadline: Instant,
+        done: &mut dyn FnMut(usize, Result<(), ObjectError>),
+    ) {
+        for (end, n, fault) in self.concurrent(Request::Remove, keys.iter().map(|_| 0)) {
+            self.clock.pass_until(end.min(deadline));
+            let result = match fault {
+                _ if end > deadline => Err(ObjectErrorKind::TimedOut.into()),
+                Some(ObjectFault::Error(kind)) => Err(ObjectError::new(kind, "planted")),
+                fault => {
+                    self.take(&keys[n]);
+                    match fault {
+                        Some(ObjectFault::LostReply) => Err(ObjectErrorKind::TimedOut.into()),
+                        _ => Ok(()),
+                    }
+                }
+            };
+            done(n, result);
+        }
     }
 }
 

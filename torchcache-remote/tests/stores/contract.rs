@@ -6,7 +6,7 @@ use std::time::Duration;
 use torchcache_remote::RemoteLocation;
 use torchcache_store::remote::ObjectErrorKind;
 
-use crate::support::{read, soon};
+use crate::support::{read, remove, soon};
 
 /// All of the contract that needs no faults.
 pub(crate) fn check_contract(location: &RemoteLocation) {
@@ -30,9 +30,7 @@ pub(crate) fn check_contract(location: &RemoteLocation) {
         read(store, &[(&key("s/a"), 0..1)], soon()),
         [Err(not_found)]
     );
-    store
-        .remove(&key("s/a"), soon())
-        .expect("it is no error that there is none");
+    remove(store, &[&key("s/a")], soon()).expect("it is no error that there is none");
 
     // What is put can be read, whole and in ranges, and is not replaced.
     let bytes: Arc<Vec<u8>> = Arc::new((0..100_000u32).map(|n| (n % 251) as u8).collect());
@@ -93,7 +91,7 @@ pub(crate) fn check_contract(location: &RemoteLocation) {
     assert_eq!(list("s/b", None).len(), 1, "a prefix may end within a name");
 
     // What is removed is gone.
-    store.remove(&a, soon()).unwrap();
+    remove(store, &[&a, &key("s/none"), &key("s/none")], soon()).unwrap();
     assert_eq!(read(store, &[(&a, 0..1)], soon()), [Err(not_found)]);
     assert_eq!(list("s/", None).len(), 2);
     store

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use torchcache_servers::{Fault, FaultProxy, RequestKind, WRITER};
 use torchcache_store::remote::{ObjectErrorKind as Kind, ObjectStore};
 
-use crate::support::{location, read, server, soon};
+use crate::support::{location, read, remove, server, soon};
 
 const LEN: u64 = 1 << 20;
 
@@ -43,8 +43,9 @@ impl World {
         let deadline = || Instant::now() + timeout;
         let put = self.store.put_new(&name, &self.bytes, deadline());
         let set = self.store.set("f/other", b"hint", deadline());
-        let removed = self.store.remove("f/other", deadline());
-        [put, set, removed].map(|it| it.map_err(|error| error.kind))
+        let removed = remove(&*self.store, &["f/other"], deadline());
+        let [put, set] = [put, set].map(|it| it.map_err(|error| error.kind));
+        [put, set, removed]
     }
 }
 

@@ -8,7 +8,7 @@ use torchcache_servers::{FaultProxy, READER, RequestKind, WRITER, variables};
 use torchcache_store::remote::ObjectErrorKind;
 
 use crate::contract::check_contract;
-use crate::support::{location, read, server, soon};
+use crate::support::{location, read, remove, server, soon};
 
 #[test]
 fn a_server_keeps_the_contract_and_its_objects() {
@@ -85,7 +85,7 @@ fn keys_say_what_is_allowed(endpoint: &str) {
         denied
     );
     assert_eq!(reader.set("keys/a", b"b", soon()).unwrap_err().kind, denied);
-    assert_eq!(reader.remove("keys/a", soon()).unwrap_err().kind, denied);
+    assert_eq!(remove(&*reader, &["keys/a"], soon()), Err(denied));
 
     for key in [(WRITER.0, "another secret"), ("unknown", WRITER.1)] {
         let store = location(endpoint, key, "keys").store;
@@ -137,7 +137,7 @@ fn a_server_that_does_not_exist_is_an_error_before_the_deadline() {
             store.list("a/", None, deadline()).unwrap_err().kind,
             store.put_new("a/b", &bytes, deadline()).unwrap_err().kind,
             store.set("a/b", b"", deadline()).unwrap_err().kind,
-            store.remove("a/b", deadline()).unwrap_err().kind,
+            remove(&*store, &["a/b"; 40], deadline()).unwrap_err(),
         ];
         let reads: Vec<_> = (0..40).map(|_| ("a/b", 0..1)).collect();
         for read in read(&*store, &reads, deadline()) {

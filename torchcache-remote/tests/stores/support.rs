@@ -48,3 +48,26 @@ pub(crate) fn read(
     let results = results.into_iter();
     results.map(|it| it.expect("every read ends")).collect()
 }
+
+/// Removes objects: the first error, if one fails.
+pub(crate) fn remove(
+    store: &dyn ObjectStore,
+    keys: &[&str],
+    deadline: Instant,
+) -> Result<(), ObjectErrorKind> {
+    let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+    let mut results: Vec<_> = keys.iter().map(|_| None).collect();
+    store.remove(&keys, deadline, &mut |n, result| {
+        let result = result.map_err(|error| error.kind);
+        assert!(
+            results[n].replace(result).is_none(),
+            "removal {n} ended twice"
+        );
+    });
+    let results = results.into_iter();
+    let results: Vec<_> = results.map(|it| it.expect("each ends")).collect();
+    results
+        .into_iter()
+        .collect::<Result<Vec<()>, _>>()
+        .map(drop)
+}

@@ -176,8 +176,15 @@ impl ObjectStore for Bucket {
         Ok(())
     }
 
-    fn remove(&self, key: &str, _: Instant) -> Result<(), ObjectError> {
-        self.objects().remove(key);
-        Ok(())
+    fn remove(
+        &self,
+        keys: &[String],
+        _: Instant,
+        done: &mut dyn FnMut(usize, Result<(), ObjectError>),
+    ) {
+        for (n, key) in keys.iter().enumerate() {
+            self.objects().remove(key);
+            done(n, Ok(()));
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-/// An implementation of [`ObjectStore::read`] has at most so many requests under way at a time, those of all callers
-/// together.
+/// Implementations of [`ObjectStore::read`] and [`ObjectStore::remove`] have at most so many requests under way at a time,
+/// those of all callers together.
 pub const MAX_CONCURRENT_READS: usize = 16;
 
 /// A bucket of an object store, or anything that behaves like one. Objects have keys; `/` in a key has no meaning.
@@ -16,8 +16,8 @@ pub const MAX_CONCURRENT_READS: usize = 16;
 /// guarantee is little: an object that was put is readable under its key until it is removed. Bodies may be cut, of
 /// another range or damaged, listings late, conditions ignored and replies lost: the caller checks all it gets.
 ///
-/// The calls are synchronous, so that faults can be simulated and a model checker can run them. Reading takes a list,
-/// so that many requests are under way at once and a caller needs no thread for each.
+/// The calls are synchronous, so that faults can be simulated and a model checker can run them. Reading and removing take
+/// a list, so that many requests are under way at once and a caller needs no thread for each.
 pub trait ObjectStore: Debug + Send + Sync {
     /// One page of the objects whose keys begin with `prefix`, in the order of their keys. With `after`, those with
     /// greater keys only.
@@ -64,11 +64,15 @@ pub trait ObjectStore: Debug + Send + Sync {
     /// Why it is not known whether the object was put.
     fn set(&self, key: &str, bytes: &[u8], deadline: Instant) -> Result<(), ObjectError>;
 
-    /// Removes an object. One that does not exist is no error.
-    ///
-    /// # Errors
-    /// Why it is not known whether the object was removed.
-    fn remove(&self, key: &str, deadline: Instant) -> Result<(), ObjectError>;
+    /// Removes objects, at most [`MAX_CONCURRENT_READS`] at a time, and calls `done` with the number of each key when its
+    /// request has ended, in any order: with an error if it is not known whether the object was removed. One that does not
+    /// exist is no error.
+    fn remove(
+        &self,
+        keys: &[String],
+        deadline: Instant,
+        done: &mut dyn FnMut(usize, Result<(), ObjectError>),
+    );
 }
 
 /// Reads ranges by [`ObjectStore::read`], whatever the store makes of it: `done` gets each read once.

@@ -42,23 +42,20 @@ impl RemoteRoot {
         let (records, others): (Vec<_>, Vec<_>) = cache
             .others()
             .partition(|it| it.key.starts_with(&cache.layout.compactions()));
-        for record in records {
-            remover.remove(&record.key);
-            progress.advance(1);
-        }
-        for segment in &cache.segments {
-            if remover.remove(&cache.layout.segment(&segment.name)) {
+        let records: Vec<String> = records.into_iter().map(|it| it.key.clone()).collect();
+        remover.remove(&records, progress);
+        let segments = cache.segments.iter();
+        let keys = segments.map(|it| cache.layout.segment(&it.name));
+        let are_gone = remover.remove(&keys.collect::<Vec<_>>(), progress);
+        for (segment, is_gone) in cache.segments.iter().zip(are_gone) {
+            if is_gone {
                 report.segments += 1;
                 report.bytes = report.bytes.saturating_add(segment.size);
             }
-            progress.advance(1);
         }
         // A cache whose segments stay keeps its manifest.
         if remover.failed.is_empty() {
-            for object in others {
-                remover.remove(&object.key);
-                progress.advance(1);
-            }
+            remover.remove_others(&cache.layout, others, progress);
         }
         report.failed = remover.failed;
         if report.failed.is_empty() {

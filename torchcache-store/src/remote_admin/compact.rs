@@ -2,6 +2,7 @@
 //! lost wherever they end.
 
 use std::collections::{BTreeMap, HashSet};
+use std::slice;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::discover::{CompactionRecord, RemoteCache, RemoteRoot, SegmentObject};
@@ -12,7 +13,7 @@ use super::remover::Remover;
 use super::requests::ReadError;
 use crate::admin::{CheckProgress, SegmentState};
 use crate::key::Key;
-use crate::remote::{ObjectError, ObjectName, parse_names, write_names};
+use crate::remote::{ObjectError, ObjectErrorKind, ObjectName, parse_names, write_names};
 
 /// Sources are removed so long after the segment that joins them was put, and unfinished compactions are given up: machines
 /// list everything once an hour.
@@ -96,26 +97,26 @@ impl RemoteRoot {
         let mut report = CompactReport::default();
         let mut work = Work::new(self, &cache, begun, &mut report)?;
         if let Some(now) = work.store_time(dry_run)? {
-            work.remove_sources(now, dry_run)?;
+            work.remove_sources(now, dry_run);
             work.finish_joins(now, dry_run)?;
             work.join_small(now, dry_run, progress)?;
         }
         Ok(report)
     }
 
-    /// Removes the sources of compactions that ended an hour ago, as [`compact`](Self::compact) does.
+    /// Removes the sources of compactions that ended an hour before `now`, as [`compact`](Self::compact) does.
     ///
     /// # Errors
     /// As [`compact`](Self::compact).
     pub(super) fn finish_compactions(
         &self,
         cache: &RemoteCache,
+        now: SystemTime,
+        dry_run: bool,
     ) -> Result<CompactReport, ObjectError> {
         let mut report = CompactReport::default();
         let mut work = Work::new(self, cache, self.requests.now(), &mut report)?;
-        if let Some(now) = work.store_time(false)? {
-            work.remove_sources(now, false)?;
-        }
+        work.remove_sources(now, dry_run);
         Ok(report)
     }
 
@@ -194,15 +195,18 @@ impl<'r> Work<'r> {
         })
     }
 
-    /// The time by the clock of the store; in a dry run, by that of this machine. `None` where there is nothing to join.
+    /// The time by the clock of the store; in a dry run by that of this machine, where the hint may not be changed. `None`
+    /// where there is nothing to join.
     fn store_time(&self, dry_run: bool) -> Result<Option<SystemTime>, ObjectError> {
         if self.compactions.is_empty() && self.segments.len() < 2 {
             return Ok(None);
         }
-        if dry_run {
-            return Ok(Some(self.root.requests.time_of_day()));
+        match self.root.store_time(&self.cache.layout) {
+            Err(error) if dry_run && error.kind == ObjectErrorKind::Denied => {
+                Ok(Some(self.root.requests.time_of_day()))
+            }
+            now => now,
         }
-        self.root.store_time(&self.cache.layout)
     }
 
     fn fail(&mut self, key: String, reason: impl ToString) {
@@ -247,7 +251,7 @@ impl<'r> Work<'r> {
                 }
                 _ if is_older(compaction.record.object.modified, now) => {
                     let key = self.cache.layout.compaction(&compaction.joined);
-                    self.root.requests.remove(&key)?;
+                    self.root.requests.remove(&[key]).remove(0)?;
                 }
                 _ => {}
             }
@@ -256,7 +260,7 @@ impl<'r> Work<'r> {
     }
 
     /// Removes the sources of compactions whose result was put an hour ago and is intact.
-    fn remove_sources(&mut self, now: SystemTime, dry_run: bool) -> Result<(), ObjectError> {
+    fn remove_sources(&mut self, now: SystemTime, dry_run: bool) {
         for compaction in std::mem::take(&mut self.compactions) {
             let left: Vec<SegmentObject> = compaction
                 .sources
@@ -272,7 +276,6 @@ impl<'r> Work<'r> {
             }
             self.compactions.push(compaction);
         }
-        Ok(())
     }
 
     fn replace(
@@ -282,18 +285,23 @@ impl<'r> Work<'r> {
         sources: &[SegmentObject],
         dry_run: bool,
     ) {
-        let bytes = sources.iter().map(|source| source.size);
         if dry_run {
-            self.report.removed_segments += sources.len() as u64;
-            self.report.removed_bytes += bytes.sum::<u64>();
+            for source in sources {
+                self.report.removed_segments += 1;
+                self.report.removed_bytes += source.size;
+                self.segments.remove(&source.name);
+            }
             return;
         }
         if let Err((key, reason)) = self.check_joined(joined, sources) {
             return self.fail(key, reason);
         }
         let mut remover = Remover::new(&self.root.requests);
-        for source in sources {
-            if remover.remove(&self.cache.layout.segment(&source.name)) {
+        let keys = sources.iter();
+        let keys = keys.map(|source| self.cache.layout.segment(&source.name));
+        let are_gone = remover.remove(&keys.collect::<Vec<_>>(), &());
+        for (source, is_gone) in sources.iter().zip(are_gone) {
+            if is_gone {
                 self.report.removed_segments += 1;
                 self.report.removed_bytes += source.size;
                 self.segments.remove(&source.name);
@@ -301,7 +309,7 @@ impl<'r> Work<'r> {
         }
         // As long as it is there, its sources are not joined again.
         if remover.failed.is_empty() {
-            remover.remove(&compaction.record.object.key);
+            remover.remove(slice::from_ref(&compaction.record.object.key), &());
         }
         for (key, error) in remover.failed {
             self.fail(key, error);

@@ -32,7 +32,7 @@ pub struct RemoteKeep {
 }
 
 /// What was removed, or would be.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RemotePruneReport {
     /// The caches that segments were removed from, by name.
     pub caches: Vec<RemotePrunedCache>,
@@ -53,7 +53,7 @@ pub struct RemotePruneReport {
 }
 
 /// What was removed of a cache.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RemotePrunedCache {
     /// The name of the cache.
     pub name: String,
@@ -95,21 +95,21 @@ pub struct RemotePrunePlan<'r> {
     empty: Vec<usize>,
     /// The keys of read marks that say nothing any more.
     marks: Vec<String>,
+    /// By the clock of the store, unless that is not known.
+    now: SystemTime,
+    /// How many sources of compactions that ended each cache has. They are removed first.
+    joined: Vec<u64>,
     /// With what is known before anything is removed.
     report: RemotePruneReport,
 }
 
 impl<'r> RemotePrunePlan<'r> {
-    /// Lists the caches, reads manifests, read marks and compaction records, and chooses what `keep` does not keep. With
-    /// `dry_run`, compactions that ended are not finished, and ages are measured by the clock of this machine.
+    /// Lists the caches, reads manifests, read marks and compaction records, and chooses what `keep` does not keep. Removes
+    /// nothing, but changes a hint to learn the time of the store, which ages are measured by.
     ///
     /// # Errors
     /// If one of these requests fails: without the read marks, rows that are in use would be removed.
-    pub fn new(
-        root: &'r RemoteRoot,
-        keep: RemoteKeep,
-        dry_run: bool,
-    ) -> Result<RemotePrunePlan<'r>, ObjectError> {
+    pub fn new(root: &'r RemoteRoot, keep: RemoteKeep) -> Result<RemotePrunePlan<'r>, ObjectError> {
         let mut plan = RemotePrunePlan {
             root,
             caches: root.list()?.caches,
@@ -117,12 +117,16 @@ impl<'r> RemotePrunePlan<'r> {
             chosen: Vec::new(),
             empty: Vec::new(),
             marks: Vec::new(),
+            now: root.requests.time_of_day(),
+            joined: Vec::new(),
             report: RemotePruneReport::default(),
         };
-        if !dry_run {
-            plan.finish_compactions()?;
+        plan.joined = vec![0; plan.caches.len()];
+        if let Some(now) = plan.store_time()? {
+            plan.now = now;
+            plan.count_joined()?;
         }
-        let now = plan.now(dry_run)?;
+        let now = plan.now;
         let manifests = root.manifests(&plan.caches).into_iter();
         plan.modules = manifests
             .map(|manifest| manifest.map(|it| it.module).map_err(|error| error.kind()))
@@ -132,48 +136,48 @@ impl<'r> RemotePrunePlan<'r> {
         Ok(plan)
     }
 
-    /// The time by the clock of the store. By that of this machine in a dry run, without a segment, and with credentials
-    /// that may remove objects only.
-    fn now(&mut self, dry_run: bool) -> Result<SystemTime, ObjectError> {
-        let here = self.root.requests.time_of_day();
-        let cache = self.caches.iter().find(|it| !it.segments.is_empty());
-        let Some(cache) = cache.filter(|_| !dry_run) else {
-            return Ok(here);
-        };
-        match self.root.store_time(&cache.layout) {
-            Ok(now) => Ok(now.unwrap_or(here)),
-            Err(error) if error.kind == ObjectErrorKind::Denied => {
-                let reason = format!("ages are by the clock of this machine: {error}");
-                self.report.skipped.push((cache.layout.latest(), reason));
-                Ok(here)
+    /// The time by the clock of the store. `None` without a segment, and where the hint may not be changed: credentials may
+    /// only read, or only remove objects.
+    fn store_time(&mut self) -> Result<Option<SystemTime>, ObjectError> {
+        for cache in self.caches.iter().filter(|it| !it.segments.is_empty()) {
+            match self.root.store_time(&cache.layout) {
+                // It is being cleared.
+                Ok(None) => {}
+                Err(error) if error.kind == ObjectErrorKind::Denied => {
+                    let reason = format!("ages are by the clock of this machine: {error}");
+                    self.report.skipped.push((cache.layout.latest(), reason));
+                    return Ok(None);
+                }
+                now => return now,
             }
-            Err(error) => Err(error),
         }
+        Ok(None)
+    }
+
+    /// Counts the sources of compactions that ended.
+    fn count_joined(&mut self) -> Result<(), ObjectError> {
+        for (cache, joined) in self.caches.iter().zip(&mut self.joined) {
+            if !cache.compactions.is_empty() {
+                let planned = self.root.finish_compactions(cache, self.now, true)?;
+                *joined = planned.removed_segments;
+                self.report.joined_sources += *joined;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the sources of compactions that ended.
-    fn finish_compactions(&mut self) -> Result<(), ObjectError> {
-        for cache in &mut self.caches {
-            if cache.compactions.is_empty() {
-                continue;
-            }
-            match self.root.finish_compactions(cache) {
+    fn finish_compactions(&mut self) {
+        self.report.joined_sources = 0;
+        for (cache, _) in (self.caches.iter().zip(&self.joined)).filter(|(_, it)| **it > 0) {
+            match self.root.finish_compactions(cache, self.now, false) {
                 Ok(finished) => {
                     self.report.joined_sources += finished.removed_segments;
                     self.report.skipped.extend(finished.failed);
                 }
-                // Credentials may allow to remove objects only.
-                Err(error) if error.kind == ObjectErrorKind::Denied => {
-                    let key = cache.layout.compactions();
-                    let reason = format!("compactions are not finished: {error}");
-                    self.report.skipped.push((key, reason));
-                }
-                Err(error) => return Err(error),
+                Err(error) => self.report.failed.push((cache.layout.compactions(), error)),
             }
-            let name = cache.name().to_owned();
-            *cache = self.root.list_cache(&name)?;
         }
-        Ok(())
     }
 
     /// The segments in the order of their last reads.
@@ -337,50 +341,44 @@ impl<'r> RemotePrunePlan<'r> {
     }
 
     /// What would be removed.
-    pub fn report(self) -> RemotePruneReport {
+    pub fn report(&self) -> RemotePruneReport {
         let mut pruned = Pruned::default();
-        let mut left: HashSet<usize> = (0..self.caches.len()).collect();
-        for index in 0..self.caches.len() {
-            let of_cache = self.chosen.iter().filter(|it| it.cache == index);
-            if of_cache.clone().count() == self.caches[index].segments.len() {
-                left.remove(&index);
-            }
-        }
+        let mut left: Vec<u64> = (self.caches.iter().zip(&self.joined))
+            .map(|(cache, joined)| cache.segments.len() as u64 - joined)
+            .collect();
         for candidate in &self.chosen {
-            pruned.segment(&self, candidate);
+            pruned.segment(self, candidate);
+            left[candidate.cache] -= 1;
         }
         let touched: Vec<usize> = pruned.0.keys().copied().chain(self.empty.clone()).collect();
         for index in touched {
-            let is_removed = !left.contains(&index);
-            pruned.cache(&self, index).cache_removed = is_removed;
+            pruned.cache(self, index).cache_removed = left[index] == 0;
         }
-        let marks = self.marks.len() as u64;
         RemotePruneReport {
             caches: pruned.into_caches(),
-            marks,
-            ..self.report
+            marks: self.marks.len() as u64,
+            ..self.report.clone()
         }
     }
 
-    /// Removes what is planned. Segments that vanished meanwhile count as removed. `progress` gets the number of
-    /// [objects](Self::object_count).
+    /// Removes what is planned, and nothing else: what machines added or read since the plan was made stays. Segments that
+    /// vanished meanwhile count as removed. `progress` gets the number of [objects](Self::object_count).
     pub fn carry_out(mut self, progress: &dyn CheckProgress) -> RemotePruneReport {
+        self.finish_compactions();
+        let mut remaining = self.report.remaining_bytes + self.leave_out_read();
         progress.expect(self.object_count());
         let mut remover = Remover::new(&self.root.requests);
         let mut pruned = Pruned::default();
-        let mut remaining = self.report.remaining_bytes;
-        for candidate in &self.chosen {
-            match remover.remove(&self.key(candidate)) {
+        let keys: Vec<String> = self.chosen.iter().map(|it| self.key(it)).collect();
+        let are_gone = remover.remove(&keys, progress);
+        for (candidate, is_gone) in self.chosen.iter().zip(are_gone) {
+            match is_gone {
                 true => pruned.segment(&self, candidate),
                 false => remaining += candidate.segment.size,
             }
-            progress.advance(1);
         }
-        let mut marks = 0;
-        for mark in &self.marks {
-            marks += u64::from(remover.remove(mark));
-            progress.advance(1);
-        }
+        let marks = remover.remove(&self.marks, progress).into_iter();
+        let marks = marks.filter(|is_gone| *is_gone).count() as u64;
         let touched: Vec<usize> = pruned.0.keys().copied().chain(self.empty.clone()).collect();
         for index in touched {
             let removed = self.remove_empty(index, &mut remover);
@@ -397,7 +395,7 @@ impl<'r> RemotePrunePlan<'r> {
                 }
             }
         }
-        self.report.failed = remover.failed;
+        self.report.failed.extend(remover.failed);
         self.report.marks = marks;
         self.report.remaining_bytes = remaining;
         RemotePruneReport {
@@ -406,18 +404,48 @@ impl<'r> RemotePrunePlan<'r> {
         }
     }
 
-    /// Removes the other objects of a cache that has no segments any more. Returns whether nothing remains.
+    /// Leaves out the segments that machines read since the plan was made. Returns their bytes.
+    fn leave_out_read(&mut self) -> u64 {
+        let touched: HashSet<usize> = self.chosen.iter().map(|it| it.cache).collect();
+        let mut kept = 0;
+        for index in touched {
+            let cache = &self.caches[index];
+            let reads = self.root.list_cache(cache.name()).and_then(|mut now| {
+                let known: HashSet<&str> = cache.marks.iter().map(|it| &*it.key).collect();
+                now.marks.retain(|mark| !known.contains(&*mark.key));
+                self.root.last_reads(&now)
+            });
+            let failed = reads.as_ref().err().cloned();
+            let failed = failed.map(|error| (cache.layout.root().to_owned(), error));
+            self.report.failed.extend(failed);
+            self.chosen.retain(|it| {
+                let was_read = |reads: &HashMap<_, _>| reads.contains_key(&it.segment.name);
+                let is_kept = it.cache == index && reads.as_ref().map_or(true, was_read);
+                kept += if is_kept { it.segment.size } else { 0 };
+                !is_kept
+            });
+        }
+        kept
+    }
+
+    /// Removes the other objects of a cache that has no segments any more, unless machines added some. Returns whether
+    /// nothing remains.
     fn remove_empty(&self, index: usize, remover: &mut Remover<'_>) -> bool {
-        // Machines may have added some.
-        let left = match self.root.list_cache(self.caches[index].name()) {
+        let cache = &self.caches[index];
+        let left = match self.root.list_cache(cache.name()) {
             Ok(left) => left,
             Err(error) => {
-                let key = self.caches[index].layout.root().to_owned();
+                let key = cache.layout.root().to_owned();
                 remover.failed.push((key, error));
                 return false;
             }
         };
-        left.segments.is_empty() && left.others().all(|object| remover.remove(&object.key))
+        let known: HashSet<&str> = cache.others().map(|it| &*it.key).collect();
+        // The hint may have been put to learn the time.
+        let is_known = |key: &str| known.contains(key) || key == cache.layout.latest();
+        left.segments.is_empty()
+            && left.others().all(|object| is_known(&object.key))
+            && remover.remove_others(&cache.layout, left.others(), &())
     }
 }
 

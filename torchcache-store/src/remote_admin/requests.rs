@@ -158,13 +158,26 @@ impl Requests {
         })
     }
 
-    /// Removes an object, which may be gone.
-    pub(super) fn remove(&self, key: &str) -> Result<(), ObjectError> {
-        let remove = |deadline| self.store.remove(key, deadline);
-        match self.request(REQUEST_TIMEOUT, remove) {
-            Err(error) if error.is_not_found() => Ok(()),
-            removed => removed,
-        }
+    /// Removes objects, several at a time. They may be gone.
+    pub(super) fn remove(&self, keys: &[String]) -> Vec<Result<(), ObjectError>> {
+        let mut results = vec![Err(ObjectErrorKind::TimedOut.into()); keys.len()];
+        let mut left: Vec<usize> = (0..keys.len()).collect();
+        self.repeat(|| {
+            let requested: Vec<String> = left.iter().map(|n| keys[*n].clone()).collect();
+            let deadline = self.now() + REQUEST_TIMEOUT;
+            self.store.remove(&requested, deadline, &mut |at, removed| {
+                results[left[at]] = match removed {
+                    Err(error) if error.is_not_found() => Ok(()),
+                    removed => removed,
+                };
+            });
+            left.retain(|n| results[*n].as_ref().is_err_and(may_pass));
+            match left.is_empty() {
+                true => Attempt::Final,
+                false => Attempt::Failed,
+            }
+        });
+        results
     }
 
     /// Reads ranges. `take` gets the number of a read and all its bytes, and returns whether they are accepted; those that

@@ -45,7 +45,7 @@ fn pruned_rows_are_put_again_by_those_that_knew_them() {
         keep: Keep::ReadWithin(DAY),
         grace: DAY,
     };
-    let plan = RemotePrunePlan::new(&root, keep, false).expect("nothing fails");
+    let plan = RemotePrunePlan::new(&root, keep).expect("nothing fails");
     assert_eq!(plan.carry_out(&()).caches[0].segments.len(), 1);
     assert_eq!(bucket.objects(SEGMENTS).len(), 1);
     puts_rows_again(&bucket, &writer);

@@ -56,7 +56,7 @@ fn prune(root: &RemoteRoot, _: &SimObjects) {
         keep: Keep::ReadWithin(Duration::from_secs(30 * DAY)),
         grace: Duration::from_secs(7 * DAY),
     };
-    if let Ok(plan) = RemotePrunePlan::new(root, keep, false) {
+    if let Ok(plan) = RemotePrunePlan::new(root, keep) {
         plan.carry_out(&());
     }
 }

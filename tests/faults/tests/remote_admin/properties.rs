@@ -99,7 +99,7 @@ proptest! {
                         grace: Duration::from_secs(DAY),
                     };
                     let root = root(&bucket);
-                    let plan = RemotePrunePlan::new(&root, keep, false).expect("nothing fails");
+                    let plan = RemotePrunePlan::new(&root, keep).expect("nothing fails");
                     plan.carry_out(&());
                 }
                 Step::Read => {

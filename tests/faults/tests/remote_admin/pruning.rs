@@ -1,12 +1,12 @@
 //! Pruning: what is removed, what read marks and the grace period keep, and what is reported.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use torchcache_faults::objects::{ObjectFault, Request, SimObjects};
 use torchcache_store::admin::Keep;
 use torchcache_store::manifest::Manifest;
-use torchcache_store::remote::ObjectErrorKind;
+use torchcache_store::remote::{Clock, ObjectErrorKind};
 use torchcache_store::remote_admin::{RemoteKeep, RemotePrunePlan, RemotePruneReport, RemoteRoot};
 
 use crate::common::{
@@ -24,24 +24,25 @@ fn older_than(days: u64) -> RemoteKeep {
 }
 
 fn prune(root: &RemoteRoot, keep: RemoteKeep) -> RemotePruneReport {
-    let dry = RemotePrunePlan::new(root, keep, true)
-        .expect("nothing fails")
-        .report();
-    let plan = RemotePrunePlan::new(root, keep, false).expect("nothing fails");
-    let wet = plan.carry_out(&());
-    if wet.failed.is_empty() {
-        assert_eq!(wet.remaining_bytes, dry.remaining_bytes);
-        assert_eq!(wet.removed_bytes(), dry.removed_bytes());
-        assert_eq!(wet.marks, dry.marks);
-        let whole = |report: &RemotePruneReport| -> Vec<_> {
-            let caches = report.caches.iter();
-            caches
-                .map(|it| (it.name.clone(), it.cache_removed))
-                .collect()
-        };
-        assert_eq!(whole(&wet), whole(&dry));
+    let plan = RemotePrunePlan::new(root, keep).expect("nothing fails");
+    let shown = plan.report();
+    let done = plan.carry_out(&());
+    if done.failed.is_empty() {
+        assert_same(&done, &shown);
     }
-    wet
+    done
+}
+
+#[track_caller]
+fn assert_same(done: &RemotePruneReport, shown: &RemotePruneReport) {
+    let all = |report: &RemotePruneReport| {
+        let sizes = (report.remaining_bytes, report.removed_bytes());
+        let caches = report.caches.iter();
+        let caches = caches.map(|it| (it.name.clone(), it.segments.clone(), it.cache_removed));
+        let caches: Vec<_> = caches.collect();
+        (sizes, report.marks, report.joined_sources, caches)
+    };
+    assert_eq!(all(done), all(shown));
 }
 
 /// Ten segments of ten rows, put a day after each other, the newest just now.
@@ -102,7 +103,7 @@ fn unreadable_marks_end_it() {
     let root = root_of(bucket.with_faults(|request| {
         (request == Request::Read).then_some(ObjectFault::Error(ObjectErrorKind::Denied))
     }));
-    let failed = RemotePrunePlan::new(&root, older_than(12), false);
+    let failed = RemotePrunePlan::new(&root, older_than(12));
     assert_eq!(
         failed.map(|_| ()).expect_err("it fails").kind,
         ObjectErrorKind::Denied
@@ -220,10 +221,10 @@ fn denied_removals_are_counted() {
 fn rows_that_a_machine_adds_meanwhile_stay() {
     let bucket = ten();
     pass(&bucket, 60 * DAY);
-    let plan = RemotePrunePlan::new(&root(&bucket), older_than(1), false).map(drop);
+    let plan = RemotePrunePlan::new(&root(&bucket), older_than(1)).map(drop);
     plan.expect("nothing fails");
     let root = root(&bucket);
-    let plan = RemotePrunePlan::new(&root, older_than(1), false).expect("nothing fails");
+    let plan = RemotePrunePlan::new(&root, older_than(1)).expect("nothing fails");
     bucket.take(&object_keys(&bucket, SEGMENTS)[4]);
     put(&bucket, 500..510);
     let report = plan.carry_out(&());
@@ -257,12 +258,110 @@ fn finished_compactions_are_completed_first() {
 
 #[test]
 fn ages_are_those_of_the_store() {
+    for ahead in [-60, 60] {
+        let bucket = ten();
+        let clock = bucket.clock().ahead_by(ahead * DAY as i64);
+        let objects = bucket.with_faults(|_| None);
+        let root = RemoteRoot::new(Arc::new(objects), Arc::new(clock), PREFIX);
+        let plan = RemotePrunePlan::new(&root, older_than(1)).expect("nothing fails");
+        let shown = plan.report();
+        let segments = shown.caches[0].segments.len() as u64;
+        assert_eq!((segments, shown.recent_segments), (3, 6), "{ahead}");
+        assert_eq!(segment_count(&bucket), 10);
+        assert_same(&plan.carry_out(&()), &shown);
+        assert_eq!(segment_count(&bucket), 7);
+    }
+}
+
+#[test]
+fn ages_are_those_of_this_machine_where_the_hint_may_not_be_changed() {
     let bucket = ten();
-    let clock = bucket.clock().ahead_by(60 * DAY as i64);
-    let objects = bucket.with_faults(|_| None);
-    let root = RemoteRoot::new(Arc::new(objects), Arc::new(clock), PREFIX);
-    let plan = RemotePrunePlan::new(&root, older_than(1), false).expect("nothing fails");
+    let root = root_of(bucket.with_faults(|request| {
+        (request == Request::Set).then_some(ObjectFault::Error(ObjectErrorKind::Denied))
+    }));
+    let plan = RemotePrunePlan::new(&root, older_than(1)).expect("readers may look");
+    let shown = plan.report();
+    assert_eq!(shown.caches[0].segments.len(), 3);
+    assert!(
+        shown.skipped[0].1.contains("the clock of this machine"),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn what_machines_read_or_add_after_the_plan_stays() {
+    let bucket = ten();
+    pass(&bucket, 60 * DAY);
+    mark(&bucket, 1, &object_keys(&bucket, SEGMENTS)[..1]);
+    pass(&bucket, 60 * DAY);
+    let root = root(&bucket);
+    let plan = RemotePrunePlan::new(&root, older_than(30)).expect("nothing fails");
+    assert_eq!(plan.report().remaining_bytes, 0);
+    let segments = object_keys(&bucket, SEGMENTS);
+    mark(&bucket, 2, &segments[6..7]);
     let report = plan.carry_out(&());
-    let segments = report.caches[0].segments.len() as u64;
-    assert_eq!((segments, report.recent_segments), (3, 6));
+    assert_eq!(object_keys(&bucket, SEGMENTS), segments[6..7]);
+    assert_eq!(report.remaining_bytes, only(&bucket).bytes());
+    assert!(report.failed.is_empty() && !report.caches[0].cache_removed);
+
+    // Without segments, the mark that was put meanwhile keeps the manifest.
+    pass(&bucket, 60 * DAY);
+    let plan = RemotePrunePlan::new(&root, older_than(30)).expect("nothing fails");
+    assert!(plan.report().caches[0].cache_removed);
+    mark(&bucket, 3, &segments[..1]);
+    assert!(!plan.carry_out(&()).caches[0].cache_removed);
+    assert_eq!(segment_count(&bucket), 0);
+    assert_eq!(bucket.objects(&format!("{CACHE}manifest.json")).len(), 1);
+}
+
+#[test]
+fn objects_are_removed_many_at_a_time_and_failures_counted_for_each() {
+    let bucket = bucket();
+    for n in 0..129 {
+        put(&bucket, n..n + 1);
+    }
+    pass(&bucket, 60 * DAY);
+    let clear = |root: &RemoteRoot| {
+        let cleared = root.clear(&only(&bucket), false, &());
+        (cleared.segments, cleared.failed.len())
+    };
+    let prune = |root: &RemoteRoot| {
+        let keep = RemoteKeep {
+            keep: Keep::MaxBytes(0),
+            grace: WEEK,
+        };
+        let plan = RemotePrunePlan::new(root, keep).expect("nothing fails");
+        let pruned = plan.carry_out(&());
+        (pruned.caches[0].segments.len() as u64, pruned.failed.len())
+    };
+    let kept: Vec<_> = bucket.objects("");
+    for remove in [&clear as &dyn Fn(&RemoteRoot) -> _, &prune] {
+        for (key, bytes) in &kept {
+            bucket.insert(key, bytes.to_vec());
+        }
+        pass(&bucket, 60 * DAY);
+        // When requests that remove objects begin.
+        let (clock, times) = (bucket.clock().clone(), Arc::new(Mutex::new(Vec::new())));
+        let noted = times.clone();
+        let mut removals = 0;
+        let objects = bucket.with_faults(move |request| {
+            let is_removal = request == Request::Remove;
+            removals += u64::from(is_removal);
+            if is_removal {
+                noted.lock().unwrap().push(clock.now());
+            }
+            // One of them fails for a reason that does not pass, others once.
+            match is_removal && removals.is_multiple_of(50) {
+                true if removals == 100 => Some(ObjectFault::Error(ObjectErrorKind::Denied)),
+                true => Some(ObjectFault::Error(ObjectErrorKind::Throttled)),
+                false => None,
+            }
+        });
+        assert_eq!(remove(&root_of(objects)), (128, 1));
+        assert_eq!(segment_count(&bucket), 1);
+        let times = times.lock().unwrap();
+        let mut at_once: Vec<_> = times.chunk_by(|a, b| a == b).map(<[_]>::len).collect();
+        at_once.sort_unstable();
+        assert_eq!(at_once.pop(), Some(64), "requests in one list");
+    }
 }

@@ -24,32 +24,20 @@ pub(crate) fn run(printer: &Printer, url: &str, args: &Prune) -> Result<CommandR
         keep: args.keep(),
         grace: args.grace,
     };
-    let plan = |dry_run| {
-        let plan = RemotePrunePlan::new(&list.root, keep, dry_run);
-        plan.map_err(failed("read", url))
-    };
-    let confirm = |planned: &RemotePruneReport| {
-        if segments(planned) == 0 || planned.remaining_bytes > 0 {
-            return Ok(());
+    let plan = RemotePrunePlan::new(&list.root, keep).map_err(failed("read", url))?;
+    let mut report = plan.report();
+    if !args.dry_run {
+        let is_everything = segments(&report) > 0 && report.remaining_bytes == 0;
+        if is_everything && !args.yes {
+            let rows = report.caches.iter().map(rows).sum();
+            let caches = report.caches.len();
+            let removed = (segments(&report), caches, rows, report.removed_bytes());
+            confirm_everything(removed, keep.keep)?;
         }
-        let rows = planned.caches.iter().map(rows).sum();
-        let caches = planned.caches.len();
-        let removed = (segments(planned), caches, rows, planned.removed_bytes());
-        confirm_everything(removed, keep.keep)
-    };
-    let report = match args.dry_run {
-        true => plan(true)?.report(),
-        false => {
-            // The plan that is carried out finishes compactions, so another one is made to ask about.
-            if !args.yes {
-                confirm(&plan(true)?.report())?;
-            }
-            let bar = ByteBar::objects();
-            let report = plan(false)?.carry_out(&bar);
-            bar.0.finish_and_clear();
-            report
-        }
-    };
+        let bar = ByteBar::objects();
+        report = plan.carry_out(&bar);
+        bar.0.finish_and_clear();
+    }
     for (key, reason) in &report.skipped {
         printer.note(format_args!("{key}: {reason}"));
     }
