@@ -194,7 +194,8 @@ impl Machine {
     }
 
     pub(crate) fn flush(&self) {
-        let flushed = self.remote.flush(&self.source, Duration::from_secs(60));
+        let user = self.remote.new_user();
+        let flushed = (self.remote).flush(&self.source, Duration::from_secs(60), &user);
         flushed.expect("the bucket has no faults");
     }
 

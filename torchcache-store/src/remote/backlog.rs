@@ -103,8 +103,8 @@ pub(super) struct Backlog {
     counts: UploadCounts,
     /// Rows that left the backlog, in its order.
     ended: u64,
-    /// Rows that were dropped and not reported by a flush.
-    unreported: u64,
+    /// Rows of this process that were dropped.
+    lost_here: u64,
     delay: Duration,
     /// When the last object was put.
     last: Option<Instant>,
@@ -123,8 +123,8 @@ pub(super) struct Batch {
     pub(super) present: u64,
     pub(super) removed: u64,
     pub(super) lost: u64,
-    /// Of these, those whose loss a flush reports.
-    pub(super) unreported: u64,
+    /// Of these, those of this process, whose loss a flush reports.
+    pub(super) lost_here: u64,
 }
 
 impl Backlog {
@@ -135,7 +135,7 @@ impl Backlog {
             rows: VecDeque::new(),
             counts: UploadCounts::default(),
             ended: 0,
-            unreported: 0,
+            lost_here: 0,
             delay: MIN_DELAY,
             last: None,
             failures: 0,
@@ -163,9 +163,9 @@ impl Backlog {
         self.ended + self.rows.len() as u64
     }
 
-    /// How many rows were dropped since the last call.
-    pub(super) fn take_unreported(&mut self) -> u64 {
-        std::mem::take(&mut self.unreported)
+    /// How many rows of this process were dropped.
+    pub(super) fn lost_rows(&self) -> u64 {
+        self.lost_here
     }
 
     /// Adds rows. Those for which there is no room are dropped.
@@ -191,7 +191,7 @@ impl Backlog {
             let total = self.counts.pending_bytes + row.bytes();
             if self.rows.len() >= self.max_rows || total > self.max_bytes {
                 self.counts.dropped += 1;
-                self.unreported += u64::from(origin == Origin::Here);
+                self.lost_here += u64::from(origin == Origin::Here);
                 continue;
             }
             self.counts.pending_rows += 1;
@@ -233,7 +233,7 @@ impl Backlog {
     pub(super) fn settle(&mut self, batch: Batch) {
         self.rows.drain(..batch.rows);
         self.ended += batch.rows as u64;
-        self.unreported += batch.unreported;
+        self.lost_here += batch.lost_here;
         let counts = &mut self.counts;
         counts.pending_rows -= batch.rows as u64;
         counts.pending_bytes -= batch.bytes;

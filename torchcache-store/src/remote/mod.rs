@@ -198,7 +198,13 @@ pub struct Remote {
     hits: AtomicU64,
     unread: AtomicU64,
     filled: AtomicU64,
+    /// The lost rows that any flush reported.
+    reported: ReportedLosses,
 }
+
+/// How many of the rows that were lost the flushes of one user have reported.
+#[derive(Debug, Default)]
+pub struct ReportedLosses(AtomicU64);
 
 impl Remote {
     /// A remote tier of which nothing is known yet. Makes no request. Footers are kept in a directory of `fs`.
@@ -237,6 +243,7 @@ impl Remote {
             hits: AtomicU64::new(0),
             filled: AtomicU64::new(0),
             unread: AtomicU64::new(0),
+            reported: ReportedLosses::default(),
         }
     }
 
@@ -418,8 +425,14 @@ impl Remote {
             .work(&self.client, &self.catalog.layout, is_ending);
     }
 
+    /// For the flushes of a user of its own: they report what no flush has reported yet.
+    pub fn new_user(&self) -> ReportedLosses {
+        ReportedLosses(AtomicU64::new(self.reported.0.load(Ordering::Relaxed)))
+    }
+
     /// Uploads all rows that were pushed before. When it returns `Ok`, the remote has them until they are removed from
-    /// it.
+    /// it. A loss is reported to each user, also that of rows which others pushed, and by each of several flushes of one user
+    /// at the same time.
     ///
     /// # Errors
     /// [`RemoteFlushError`] if rows were dropped, or could not be uploaded before the timeout passed.
@@ -427,12 +440,21 @@ impl Remote {
         &self,
         source: &dyn RecordSource,
         timeout: Duration,
+        reported: &ReportedLosses,
     ) -> Result<(), RemoteFlushError> {
-        self.uploads.flush(self.remotes(source), timeout, false)
+        let before = reported.0.load(Ordering::Relaxed);
+        let lost = self.uploads.flush(self.remotes(source), timeout, false)?;
+        for reported in [reported, &self.reported] {
+            reported.0.fetch_max(lost, Ordering::Relaxed);
+        }
+        match lost.saturating_sub(before) {
+            0 => Ok(()),
+            rows => Err(RemoteFlushError::Lost { rows }),
+        }
     }
 
     /// The same where the process is about to end: an error that is not expected to pass soon ends it, and so does
-    /// an open breaker.
+    /// an open breaker. Rows that were dropped are no error.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
@@ -443,7 +465,7 @@ impl Remote {
     ) -> Result<(), RemoteFlushError> {
         let finished = self.uploads.flush(self.remotes(source), timeout, true);
         self.marking.work(&self.client, &self.catalog.layout, true);
-        finished
+        finished.map(drop)
     }
 
     fn remotes<'a>(&'a self, source: &'a dyn RecordSource) -> Remotes<'a> {

@@ -38,7 +38,7 @@ const MAX_NAME_AGE: Duration = Duration::from_secs(600);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoteFlushError {
-    /// Rows were dropped since the last flush: the backlog was full, or they were evicted before they were uploaded.
+    /// Rows were dropped since the last flush of this user: the backlog was full, or they were evicted before they were uploaded.
     #[error(
         "{rows} rows were dropped before they were uploaded; they are computed again where they are missing"
     )]
@@ -201,7 +201,7 @@ impl Uploads {
         self.set_hint(&mut turn, remotes, clock.now() + UPLOAD_TIMEOUT, is_ending);
     }
 
-    /// Uploads all rows that are in the backlog now.
+    /// Uploads all rows that are in the backlog now. Returns how many rows of this process were dropped so far.
     ///
     /// With `is_ending`, an error ends it that is not expected to pass soon, and a hint that is due is changed without a
     /// delay.
@@ -210,7 +210,7 @@ impl Uploads {
         remotes: Remotes<'_>,
         timeout: Duration,
         is_ending: bool,
-    ) -> Result<(), RemoteFlushError> {
+    ) -> Result<u64, RemoteFlushError> {
         let clock = &*remotes.client.clock;
         let deadline = clock.now() + timeout;
         let flushed = self.flush_rows(remotes, deadline, is_ending);
@@ -228,20 +228,17 @@ impl Uploads {
         remotes: Remotes<'_>,
         deadline: Instant,
         is_ending: bool,
-    ) -> Result<(), RemoteFlushError> {
+    ) -> Result<u64, RemoteFlushError> {
         let clock = &*remotes.client.clock;
         let now = || clock.now();
         let end = self.backlog().end();
         let (mut source, mut pause) = (None, FLUSH_BACKOFF);
         loop {
             let left = {
-                let mut backlog = self.backlog();
+                let backlog = self.backlog();
                 let left = end.saturating_sub(backlog.settled_rows());
                 if left == 0 {
-                    return match backlog.take_unreported() {
-                        0 => Ok(()),
-                        rows => Err(RemoteFlushError::Lost { rows }),
-                    };
+                    return Ok(backlog.lost_rows());
                 }
                 left
             };
@@ -383,7 +380,7 @@ impl Uploads {
             let is_removed = superseded.get(&row.key) > Some(&row.supersessions);
             batch.removed += u64::from(is_removed);
             batch.lost += u64::from(!is_removed);
-            batch.unreported += u64::from(!is_removed && row.origin == Origin::Here);
+            batch.lost_here += u64::from(!is_removed && row.origin == Origin::Here);
         }
         let (bytes, footer) = builder.finish().map_err(memory)?;
         let rows = footer.row_count() as u64;

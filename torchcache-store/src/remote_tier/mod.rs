@@ -23,12 +23,14 @@ use self::tier::{SharedTier, Tier};
 use crate::events::Deferred;
 use crate::fork;
 use crate::key::Key;
-use crate::remote::{Clock, ObjectStore, RemoteFlushError, RemoteRow, RemoteStats, SystemClock};
+use crate::remote::{
+    Clock, ObjectStore, RemoteFlushError, RemoteRow, RemoteStats, ReportedLosses, SystemClock,
+};
 use crate::store::Store;
 
 pub use tier::RemoteTierConfig;
 
-/// The rows of a store in an object store. Clones are the same one.
+/// The rows of a store in an object store. Clones are the same one: their flushes report a loss once.
 ///
 /// A thread works on it: it learns which rows there are and uploads those that were pushed. When the last clone is
 /// dropped, it uploads the pending rows and ends, after ten minutes at most; dropping does not wait for that. The end of the
@@ -40,6 +42,7 @@ pub use tier::RemoteTierConfig;
 #[derive(Clone, Debug)]
 pub struct RemoteTier {
     shared: Arc<SharedTier>,
+    reported: Arc<ReportedLosses>,
 }
 
 type TierKey = (PathBuf, RemoteTierConfig);
@@ -63,14 +66,19 @@ impl RemoteTier {
             // Another store may have taken the place of one that was closed, or be on another file system.
             let is_same = |it: &Arc<SharedTier>| Arc::ptr_eq(&it.tier.engine, store.engine());
             if let Some(shared) = present.filter(is_same) {
-                return RemoteTier { shared };
+                return RemoteTier::of(shared);
             }
             let shared = SharedTier::new(store, objects, Arc::new(SystemClock), config);
             tiers.insert(key, Arc::downgrade(&shared));
             shared
         };
         thread::start(&shared);
-        RemoteTier { shared }
+        RemoteTier::of(shared)
+    }
+
+    fn of(shared: Arc<SharedTier>) -> RemoteTier {
+        let reported = Arc::new(shared.tier.remote.new_user());
+        RemoteTier { shared, reported }
     }
 
     /// A tier without a thread, for tests: [`work`](Self::work) does what the thread does. Each call makes one.
@@ -83,7 +91,7 @@ impl RemoteTier {
         let shared = SharedTier::new(store, objects, clock, config);
         // The end of the process does not wait for it.
         shared.tier.uploader.end();
-        RemoteTier { shared }
+        RemoteTier::of(shared)
     }
 
     fn tier(&self) -> &Tier {
@@ -136,7 +144,8 @@ impl RemoteTier {
     /// from the remote. The store is flushed first, so that rows are uploaded as it stores them.
     ///
     /// # Errors
-    /// [`RemoteFlushError`] if rows were dropped since the last flush, or could not be uploaded before the timeout passed.
+    /// [`RemoteFlushError`] if rows were dropped since the last flush of this one or a clone, or could not be uploaded before
+    /// the timeout passed. Rows that were pushed through another one of this process count as well, and are reported to both.
     /// A forked process uploads nothing: there, `Timeout` at once if rows are pending.
     pub fn flush(&self, timeout: Duration) -> Result<(), RemoteFlushError> {
         if fork::is_forked() {
@@ -155,7 +164,7 @@ impl RemoteTier {
         // Rows that are still queued are uploaded all the same.
         let _ = queue.wait_written(queue.request_flush(), begin, stall_timeout);
         let left = timeout.saturating_sub(begin.elapsed());
-        let flushed = tier.remote.flush(&*tier.engine, left);
+        let flushed = tier.remote.flush(&*tier.engine, left, &self.reported);
         tier.settle();
         flushed
     }

@@ -10,7 +10,8 @@ use torchcache_faults::rows::{key, keys, value};
 use torchcache_faults::sim::Sim;
 use torchcache_store::Key;
 use torchcache_store::remote::{
-    Clock, RecordSource, Remote, RemoteConfig, RemoteFlushError, RemoteStats, StoredRecord,
+    Clock, RecordSource, Remote, RemoteConfig, RemoteFlushError, RemoteStats, ReportedLosses,
+    StoredRecord,
 };
 use torchcache_store::segment::Encoding;
 
@@ -84,6 +85,8 @@ pub(crate) struct Machine {
     pub(crate) disk: Sim,
     pub(crate) rows: LocalRows,
     pub(crate) remote: Remote,
+    /// What its flushes reported.
+    pub(crate) reported: ReportedLosses,
     config: RemoteConfig,
 }
 
@@ -113,6 +116,7 @@ impl Machine {
             clock,
             disk,
             rows: LocalRows::default(),
+            reported: remote.new_user(),
             remote,
             config,
         }
@@ -126,6 +130,7 @@ impl Machine {
             Arc::new(self.disk.clone()),
             self.config.clone(),
         );
+        self.reported = self.remote.new_user();
     }
 
     /// Has requests of these kinds fail from now on.
@@ -151,7 +156,11 @@ impl Machine {
     }
 
     pub(crate) fn flush(&self) -> Result<(), RemoteFlushError> {
-        self.remote.flush(&self.rows, Duration::from_secs(60))
+        self.flush_within(Duration::from_secs(60))
+    }
+
+    pub(crate) fn flush_within(&self, timeout: Duration) -> Result<(), RemoteFlushError> {
+        self.remote.flush(&self.rows, timeout, &self.reported)
     }
 
     /// Computes rows and uploads them as one object.

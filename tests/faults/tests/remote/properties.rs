@@ -88,7 +88,7 @@ fn run(clocks: [i64; MACHINES], ignores_conditions: bool, steps: &[Step]) {
             Step::Flush(m, seconds) => {
                 let machine = &machines[m];
                 let timeout = Duration::from_secs(seconds);
-                match machine.remote.flush(&machine.rows, timeout) {
+                match machine.flush_within(timeout) {
                     Ok(()) => acknowledged.extend(pushed[m].drain()),
                     // Which ones were dropped is not known.
                     Err(RemoteFlushError::Lost { .. }) => pushed[m].clear(),

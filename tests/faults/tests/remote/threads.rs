@@ -72,7 +72,7 @@ fn rows_are_right_while_all_threads_of_all_machines_work() {
             let write = move |rng: &mut Rng| {
                 machine.compute(rows(rng), 300);
                 // That it fails is not unusual here.
-                let _ = machine.remote.flush(&machine.rows, Duration::from_secs(20));
+                let _ = machine.flush_within(Duration::from_secs(20));
             };
             scope.spawn(run(Box::new(write), seed + 2));
             scope.spawn(run(Box::new(move |_| machine.work(1)), seed + 3));

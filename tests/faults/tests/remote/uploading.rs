@@ -189,7 +189,7 @@ fn a_put_that_hangs_is_made_again_in_a_long_flush() {
         puts += u32::from(request == Request::PutNew);
         (request == Request::PutNew && puts == 1).then_some(ObjectFault::Hangs)
     });
-    let flushed = writer.remote.flush(&writer.rows, Duration::from_secs(300));
+    let flushed = writer.flush_within(Duration::from_secs(300));
     flushed.expect("the second attempt succeeds");
     assert_eq!(writer.objects.take_log().puts, 2);
 }
@@ -286,7 +286,7 @@ fn a_flush_reports_what_is_not_uploaded() {
         }) => {}
         other => panic!("{other:?}"),
     }
-    match writer.remote.flush(&writer.rows, Duration::ZERO) {
+    match writer.flush_within(Duration::ZERO) {
         Err(RemoteFlushError::Timeout {
             rows: 10,
             source: None,
@@ -368,6 +368,62 @@ fn two_threads_flush_each_row_once() {
     }
     assert_eq!(writer.stats().uploads.uploaded, 800);
     assert_eq!(reader.stats().indexed_rows, 800);
+}
+
+#[test]
+fn a_loss_is_reported_to_each_user() {
+    let bucket = bucket();
+    let writer = Machine::new(&bucket);
+    let flush = |user| {
+        writer
+            .remote
+            .flush(&writer.rows, Duration::from_secs(60), user)
+    };
+    let lost = |flushed| match flushed {
+        Err(RemoteFlushError::Lost { rows, .. }) => rows,
+        other => panic!("{other:?}"),
+    };
+    let (one, two) = (writer.remote.new_user(), writer.remote.new_user());
+    writer.compute(0..10, 300);
+    writer.rows.remove(&key(3));
+    assert_eq!(lost(flush(&one)), 1);
+    assert_eq!(lost(flush(&two)), 1);
+    let three = writer.remote.new_user();
+    for user in [&one, &two, &three] {
+        flush(user).expect("it was reported");
+    }
+    writer.compute(20..30, 300);
+    (24..26).for_each(|n| writer.rows.remove(&key(n)));
+    writer.work(31);
+    // One that comes later, too, while no flush has reported it.
+    let four = writer.remote.new_user();
+    assert_eq!([&one, &two, &four].map(|user| lost(flush(user))), [2; 3]);
+}
+
+#[test]
+fn a_thread_gets_the_loss_of_its_rows_reported_whoever_flushes_at_the_same_time() {
+    let bucket = bucket();
+    let writer = Machine::new(&bucket);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let writer = &writer;
+            scope.spawn(move || {
+                let user = writer.remote.new_user();
+                for n in 0..50 {
+                    let row = 1000 * thread + n;
+                    // It is not on the disk.
+                    writer.remote.push([(key(row), 300)]);
+                    let flushed = writer
+                        .remote
+                        .flush(&writer.rows, Duration::from_secs(60), &user);
+                    assert!(
+                        matches!(flushed, Err(RemoteFlushError::Lost { .. })),
+                        "{row}: {flushed:?}"
+                    );
+                }
+            });
+        }
+    });
 }
 
 #[test]
