@@ -3,9 +3,9 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -86,7 +86,7 @@ impl RemoteStore {
         F: Future<Output = Result<T, ObjectError>> + Send + 'static,
     {
         if Instant::now() >= deadline {
-            return Err(ObjectErrorKind::TimedOut.into());
+            return Err(ObjectErrorKind::NotMade.into());
         }
         let begun = Begun::default();
         let request = request(self.clone(), begun.clone());
@@ -97,7 +97,7 @@ impl RemoteStore {
         let running = running.map_err(not_started)?;
         running
             .next(deadline)
-            .unwrap_or_else(|end| Err(unfinished(end, &begun)))
+            .unwrap_or_else(|end| Err(unfinished(end, Some(&begun))))
     }
 
     /// Makes a request for each of these on the background thread, some at a time, and passes their numbers and results
@@ -111,17 +111,19 @@ impl RemoteStore {
     ) where
         F: Future<Output = Result<T, ObjectError>> + Send + 'static,
     {
-        let all: Vec<Begun> = jobs.iter().map(|_| Begun::default()).collect();
+        // Of those that were made.
+        let all: Arc<[OnceLock<Begun>]> = jobs.iter().map(|_| OnceLock::new()).collect();
         let mut left: Vec<usize> = (0..jobs.len()).collect();
-        let jobs: Vec<_> = (jobs.iter().cloned().zip(all.clone()).enumerate()).collect();
-        let store = self.clone();
+        let jobs: Vec<_> = jobs.iter().cloned().enumerate().collect();
+        let (store, made) = (self.clone(), all.clone());
         let running = Running::start(|sender| {
             stream::iter(jobs).for_each_concurrent(MAX_CONCURRENT_READS, move |(n, job)| {
                 let (store, sender, request) = (store.clone(), sender.clone(), request.clone());
+                let made = made.clone();
                 async move {
                     // It is never closed.
                     let _slot = store.slots.acquire().await;
-                    let (job, begun) = job;
+                    let begun = made[n].get_or_init(Begun::default).clone();
                     let _ = sender.send((n, request(store.clone(), job, begun).await));
                 }
             })
@@ -144,7 +146,7 @@ impl RemoteStore {
                     drop(running);
                     return left
                         .into_iter()
-                        .for_each(|n| done(n, Err(unfinished(end, &all[n]))));
+                        .for_each(|n| done(n, Err(unfinished(end, all[n].get()))));
                 }
             }
         }
@@ -386,10 +388,10 @@ async fn body(got: GetResult, limit: u64) -> Result<Vec<u8>, ObjectError> {
     Ok(bytes)
 }
 
-/// The error of a request that has not ended.
-fn unfinished(end: RecvTimeoutError, begun: &Begun) -> ObjectError {
+/// The error of a request that has not ended, or was not made.
+fn unfinished(end: RecvTimeoutError, begun: Option<&Begun>) -> ObjectError {
     match end {
-        RecvTimeoutError::Timeout => begun.late().into(),
+        RecvTimeoutError::Timeout => begun.map_or(ObjectErrorKind::NotMade, Begun::late).into(),
         RecvTimeoutError::Disconnected => {
             ObjectError::new(ObjectErrorKind::Other, "the request panicked")
         }

@@ -79,6 +79,9 @@ impl Clock for SimClock {
     }
 }
 
+/// How a request ends that no connection was free for before its deadline.
+const NOT_MADE: ObjectFault = ObjectFault::Error(ObjectErrorKind::NotMade);
+
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -185,6 +188,8 @@ pub struct SimObjects {
     clock: SimClock,
     plan: Mutex<Plan>,
     log: Mutex<RequestLog>,
+    /// When reads can be made, if that is later than now.
+    busy_until: Mutex<Option<Instant>>,
 }
 
 impl SimObjects {
@@ -201,6 +206,7 @@ impl SimObjects {
             clock,
             plan: Mutex::new(Box::new(|_| None)),
             log: Mutex::default(),
+            busy_until: Mutex::default(),
         }
     }
 
@@ -214,12 +220,18 @@ impl SimObjects {
             clock: self.clock.clone(),
             plan: Mutex::new(Box::new(plan)),
             log: Mutex::default(),
+            busy_until: Mutex::default(),
         }
     }
 
     /// Changes the faults of this handle.
     pub fn set_faults(&self, plan: impl FnMut(Request) -> Option<ObjectFault> + Send + 'static) {
         *lock(&self.plan) = Box::new(plan);
+    }
+
+    /// Has reads wait for those of other threads, for so long.
+    pub fn keep_busy(&self, duration: Duration) {
+        *lock(&self.busy_until) = Some(self.clock.now() + duration);
     }
 
     /// The clock that requests move.
@@ -308,11 +320,17 @@ impl SimObjects {
         &self,
         request: Request,
         lens: impl Iterator<Item = u64>,
+        deadline: Instant,
     ) -> Vec<(Instant, usize, Option<ObjectFault>)> {
-        let mut free = [self.clock.now(); MAX_CONCURRENT_READS];
+        let now = self.clock.now();
+        let free = lock(&self.busy_until).map_or(now, |until| until.max(now));
+        let mut free = [free; MAX_CONCURRENT_READS];
         let begun = lens.enumerate().map(|(n, len)| {
-            let fault = self.fault(request);
             let connection = free.iter_mut().min().expect("there are some");
+            if *connection >= deadline {
+                return (deadline, n, Some(NOT_MADE));
+            }
+            let fault = self.fault(request);
             *connection += duration(len, fault);
             (*connection, n, fault)
         });
@@ -410,10 +428,11 @@ impl ObjectStore for SimObjects {
         deadline: Instant,
         done: &mut dyn FnMut(usize, Result<Vec<u8>, ObjectError>),
     ) {
-        let ranges = reads.iter().map(|read| read.range.clone());
-        lock(&self.log).ranges.extend(ranges.clone());
-        let lens = ranges.map(|range| range.end - range.start);
-        for (end, n, fault) in self.concurrent(Request::Read, lens) {
+        let lens = reads.iter().map(|read| read.range.end - read.range.start);
+        for (end, n, fault) in self.concurrent(Request::Read, lens, deadline) {
+            if fault != Some(NOT_MADE) {
+                lock(&self.log).ranges.push(reads[n].range.clone());
+            }
             self.clock.pass_until(end.min(deadline));
             done(
                 n,
@@ -462,7 +481,7 @@ impl ObjectStore for SimObjects {
         deadline: Instant,
         done: &mut dyn FnMut(usize, Result<(), ObjectError>),
     ) {
-        for (end, n, fault) in self.concurrent(Request::Remove, keys.iter().map(|_| 0)) {
+        for (end, n, fault) in self.concurrent(Request::Remove, keys.iter().map(|_| 0), deadline) {
             self.clock.pass_until(end.min(deadline));
             let result = match fault {
                 _ if end > deadline => Err(ObjectErrorKind::TimedOut.into()),

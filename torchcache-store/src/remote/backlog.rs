@@ -264,7 +264,7 @@ impl Backlog {
                 self.retry_at = None;
             }
             // The breaker has its own pauses.
-            Some(ObjectErrorKind::Off) => {}
+            Some(ObjectErrorKind::NotMade) => {}
             Some(kind) => {
                 let pause = match kind {
                     ObjectErrorKind::Denied => MAX_BACKOFF,

@@ -32,8 +32,15 @@ pub(super) struct Breaker {
     state: Mutex<State>,
 }
 
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// How many requests succeeded.
+    answers: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum Phase {
     /// After so many failures in a row.
     Closed(u32),
     Open {
@@ -48,7 +55,10 @@ impl Breaker {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Breaker {
         Breaker {
             clock,
-            state: Mutex::new(State::Closed(0)),
+            state: Mutex::new(State {
+                phase: Phase::Closed(0),
+                answers: 0,
+            }),
         }
     }
 
@@ -57,10 +67,10 @@ impl Breaker {
     }
 
     pub(super) fn state(&self) -> BreakerState {
-        match *self.lock() {
-            State::Closed(_) => BreakerState::Closed,
-            State::Open { .. } => BreakerState::Open,
-            State::Probing(_) => BreakerState::Probing,
+        match self.lock().phase {
+            Phase::Closed(_) => BreakerState::Closed,
+            Phase::Open { .. } => BreakerState::Open,
+            Phase::Probing(_) => BreakerState::Probing,
         }
     }
 
@@ -68,56 +78,81 @@ impl Breaker {
     /// caller would wait for a store that is probably down.
     pub(super) fn admit(&self, is_background: bool) -> Option<Permit<'_>> {
         let mut state = self.lock();
-        let is_probe = match *state {
-            State::Closed(_) => false,
-            State::Open { until, pause } if is_background && self.clock.now() >= until => {
-                *state = State::Probing(pause);
+        let is_probe = match state.phase {
+            Phase::Closed(_) => false,
+            Phase::Open { until, pause } if is_background && self.clock.now() >= until => {
+                state.phase = Phase::Probing(pause);
                 true
             }
-            State::Open { .. } | State::Probing(_) => return None,
+            Phase::Open { .. } | Phase::Probing(_) => return None,
         };
         Some(Permit {
             breaker: self,
             is_probe,
-            is_ok: false,
+            answers: state.answers,
+            outcome: Outcome::Failed,
         })
     }
 
-    fn note(&self, is_probe: bool, is_ok: bool) {
+    fn note(&self, permit: &Permit<'_>) {
         let mut state = self.lock();
-        let open = |pause: Duration| State::Open {
+        let is_probe = permit.is_probe;
+        let outcome = match permit.outcome {
+            // It had to share the connection with those that were answered meanwhile.
+            Outcome::Failed if state.answers > permit.answers => Outcome::NotMade,
+            outcome => outcome,
+        };
+        state.answers += u64::from(outcome == Outcome::Succeeded);
+        let open = |pause: Duration| Phase::Open {
             until: self.clock.now() + pause,
             pause,
         };
-        *state = match (*state, is_ok) {
-            (State::Probing(_), true) if is_probe => State::Closed(0),
-            (State::Probing(pause), false) if is_probe => open((2 * pause).min(MAX_PAUSE)),
-            (State::Closed(_), true) => State::Closed(0),
-            (State::Closed(failures), false) if failures + 1 == MAX_FAILURES => open(MIN_PAUSE),
-            (State::Closed(failures), false) => State::Closed(failures + 1),
-            // A request that began before the breaker opened.
-            (state, _) => state,
+        state.phase = match (state.phase, outcome) {
+            (Phase::Probing(_), Outcome::Succeeded) if is_probe => Phase::Closed(0),
+            (Phase::Probing(pause), Outcome::NotMade) if is_probe => open(pause),
+            (Phase::Probing(pause), Outcome::Failed) if is_probe => {
+                open((2 * pause).min(MAX_PAUSE))
+            }
+            (Phase::Closed(_), Outcome::Succeeded) => Phase::Closed(0),
+            (Phase::Closed(failures), Outcome::Failed) if failures + 1 == MAX_FAILURES => {
+                open(MIN_PAUSE)
+            }
+            (Phase::Closed(failures), Outcome::Failed) => Phase::Closed(failures + 1),
+            // A request that began before the breaker opened, or shows nothing.
+            (phase, _) => phase,
         };
     }
 }
 
-/// Allows one request. It counts as failed unless [`succeeded`](Self::succeeded) is called.
+/// What came of a request, or of several: the last of these that one of them had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Outcome {
+    /// It was not made, which shows nothing of the store. A probe may be made after the same pause.
+    NotMade,
+    Failed,
+    Succeeded,
+}
+
+/// Allows one request, or several. It counts as failed unless it is [ended](Self::end), but not if another request
+/// succeeds meanwhile.
 #[derive(Debug)]
 pub(super) struct Permit<'a> {
     breaker: &'a Breaker,
     pub(super) is_probe: bool,
-    is_ok: bool,
+    /// How many requests had succeeded before.
+    answers: u64,
+    outcome: Outcome,
 }
 
 impl Permit<'_> {
-    pub(super) fn succeeded(mut self) {
-        self.is_ok = true;
+    pub(super) fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.breaker.note(self.is_probe, self.is_ok);
+        self.breaker.note(self);
     }
 }
 
@@ -133,14 +168,15 @@ mod tests {
         let admit = || breaker.admit(false).expect("it is closed");
         for _ in 0..2 {
             drop(admit());
+            (0..3).for_each(|_| admit().end(Outcome::NotMade));
         }
-        admit().succeeded();
+        admit().end(Outcome::Succeeded);
         let late = admit();
         for _ in 0..3 {
             assert_eq!(breaker.state(), BreakerState::Closed);
             drop(admit());
         }
-        late.succeeded();
+        late.end(Outcome::Succeeded);
         let mut pause = 5;
         for _ in 0..10 {
             assert_eq!(breaker.state(), BreakerState::Open);
@@ -150,12 +186,19 @@ mod tests {
             assert!(breaker.admit(false).is_none(), "callers do not probe");
             let probe = breaker.admit(true).expect("the pause is over");
             assert!(breaker.admit(true).is_none(), "a probe is under way");
-            drop(probe);
+            probe.end(Outcome::NotMade);
+            clock.sleep(Duration::from_secs(pause - 1));
+            assert!(breaker.admit(true).is_none(), "{pause} s again");
+            clock.sleep(Duration::from_secs(1));
+            drop(breaker.admit(true).expect("the pause is over"));
             pause = (2 * pause).min(300);
         }
         clock.sleep(Duration::from_secs(300));
-        breaker.admit(true).expect("the pause is over").succeeded();
-        admit().succeeded();
+        breaker
+            .admit(true)
+            .expect("the pause is over")
+            .end(Outcome::Succeeded);
+        admit().end(Outcome::Succeeded);
         for _ in 0..3 {
             drop(admit());
         }
@@ -164,5 +207,16 @@ mod tests {
             breaker.admit(true).is_some(),
             "the first pause is short again"
         );
+    }
+
+    #[test]
+    fn failures_do_not_count_while_other_requests_are_answered() {
+        let breaker = Breaker::new(Arc::new(TestClock::default()));
+        let admit = || breaker.admit(false).expect("it is closed");
+        let late = [(); 5].map(|()| admit());
+        admit().end(Outcome::Succeeded);
+        drop(late);
+        (0..3).for_each(|_| drop(admit()));
+        assert_eq!(breaker.state(), BreakerState::Open);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::breaker::{Breaker, BreakerState, Permit};
+use super::breaker::{Breaker, BreakerState, Outcome, Permit};
 use super::object_store::{
     ObjectError, ObjectErrorKind, ObjectPage, ObjectStore, RangeRead, read_each_once,
 };
@@ -50,7 +50,7 @@ pub struct RequestCounts {
 }
 
 impl RequestCounts {
-    /// How many requests failed for this reason. `Off` counts those that were not made.
+    /// How many requests failed for this reason. `NotMade` counts those that were not made.
     pub fn errors(&self, kind: ObjectErrorKind) -> u64 {
         self.errors[kind as usize]
     }
@@ -126,24 +126,19 @@ impl Client {
         after: Option<&str>,
         until: Instant,
     ) -> Result<ObjectPage, ObjectError> {
-        let list = || {
+        self.request(Action::List, self.request_deadline(until), |deadline| {
             add(&self.counters.lists, 1);
-            let page = self
-                .store
-                .list(prefix, after, self.request_deadline(until))?;
-            page.moving_on(after)
-        };
-        self.request(Action::List, list)
+            self.store.list(prefix, after, deadline)?.moving_on(after)
+        })
     }
 
     pub(super) fn get(&self, key: &str, until: Instant) -> Result<Vec<u8>, ObjectError> {
-        let get = || {
+        self.request(Action::Read, self.request_deadline(until), |deadline| {
             add(&self.counters.gets, 1);
-            let got = self.store.get(key, self.request_deadline(until))?;
+            let got = self.store.get(key, deadline)?;
             add(&self.counters.bytes_in, got.len());
             Ok(got)
-        };
-        self.request(Action::Read, get)
+        })
     }
 
     pub(super) fn put_new(
@@ -152,16 +147,16 @@ impl Client {
         bytes: &Arc<Vec<u8>>,
         deadline: Instant,
     ) -> Result<(), ObjectError> {
-        self.request(Action::Write, || {
+        self.request(Action::Write, deadline, |deadline| {
             self.count_put(bytes.len());
             self.store.put_new(key, bytes, deadline)
         })
     }
 
     pub(super) fn set(&self, key: &str, bytes: &[u8], until: Instant) -> Result<(), ObjectError> {
-        self.request(Action::Write, || {
+        self.request(Action::Write, self.request_deadline(until), |deadline| {
             self.count_put(bytes.len());
-            self.store.set(key, bytes, self.request_deadline(until))
+            self.store.set(key, bytes, deadline)
         })
     }
 
@@ -182,16 +177,18 @@ impl Client {
         if reads.is_empty() {
             return;
         }
-        let Some(permit) = self.breaker.admit(caller == Caller::Background) else {
-            return (0..reads.len()).for_each(|n| {
-                done(
-                    n,
-                    Err(self.failed(Action::Read, ObjectErrorKind::Off.into())),
-                );
-            });
+        let deadline = match caller {
+            Caller::Call => deadline,
+            Caller::Background => self.request_deadline(deadline),
         };
-        add(&self.counters.gets, reads.len());
-        let mut is_answered = false;
+        let permit = match self.admit(caller, deadline) {
+            Ok(permit) => permit,
+            Err(error) => {
+                return (0..reads.len())
+                    .for_each(|n| done(n, Err(self.failed(Action::Read, error.clone()))));
+            }
+        };
+        let mut of_all = Outcome::NotMade;
         let end = |n: usize, result: Result<Vec<u8>, ObjectError>| {
             let result = result.and_then(|body| {
                 let RangeRead { range, .. } = &reads[n];
@@ -202,20 +199,27 @@ impl Client {
                 }
                 Ok(body)
             });
-            is_answered |= result
-                .as_ref()
-                .map_or_else(|it| it.kind.is_answer(), |_| true);
+            let outcome = outcome(&result);
+            of_all = of_all.max(outcome);
+            if outcome != Outcome::NotMade {
+                add(&self.counters.gets, 1);
+            }
             done(n, result.map_err(|error| self.failed(Action::Read, error)));
         };
-        let deadline = match caller {
-            Caller::Call => deadline,
-            Caller::Background => self.request_deadline(deadline),
-        };
         read_each_once(&*self.store, reads, deadline, end);
-        match is_answered {
-            true => permit.succeeded(),
-            false => self.end_failed(permit, "no request of several was answered"),
-        }
+        self.end(permit, of_all, "no request of several was answered");
+    }
+
+    /// Whether a request is made; else why it is not.
+    fn admit(&self, caller: Caller, deadline: Instant) -> Result<Permit<'_>, ObjectError> {
+        let reason = if self.clock.now() >= deadline {
+            "no time was left"
+        } else if let Some(permit) = self.breaker.admit(caller == Caller::Background) {
+            return Ok(permit);
+        } else {
+            "earlier ones failed, so none is made for a while"
+        };
+        Err(ObjectError::new(ObjectErrorKind::NotMade, reason))
     }
 
     /// Makes a request in the background. Where one is denied, others may not be: credentials that only read or only
@@ -223,27 +227,30 @@ impl Client {
     fn request<T>(
         &self,
         action: Action,
-        request: impl FnOnce() -> Result<T, ObjectError>,
+        deadline: Instant,
+        request: impl FnOnce(Instant) -> Result<T, ObjectError>,
     ) -> Result<T, ObjectError> {
-        let Some(permit) = self.breaker.admit(true) else {
-            return Err(self.failed(action, ObjectErrorKind::Off.into()));
-        };
-        let result = request();
-        let is_answer = |error: &ObjectError| {
-            let may_be_denied = !permit.is_probe || self.is_write_only;
-            error.kind.is_answer() || error.kind == ObjectErrorKind::Denied && may_be_denied
+        let permit = self.admit(Caller::Background, deadline);
+        let permit = permit.map_err(|error| self.failed(action, error))?;
+        let result = request(deadline);
+        let may_be_denied = !permit.is_probe || self.is_write_only;
+        let outcome = match &result {
+            Err(error) if error.kind == ObjectErrorKind::Denied && may_be_denied => {
+                Outcome::Succeeded
+            }
+            result => outcome(result),
         };
         match &result {
-            Err(error) if !is_answer(error) => self.end_failed(permit, error),
-            _ => permit.succeeded(),
+            Err(error) => self.end(permit, outcome, error),
+            Ok(_) => permit.end(outcome),
         }
         result.map_err(|error| self.failed(action, error))
     }
 
-    /// Counts a failure for the breaker, and warns if that opened it.
-    fn end_failed(&self, permit: Permit<'_>, reason: impl Display) {
-        drop(permit);
-        if self.breaker() == BreakerState::Open {
+    /// Ends a request, and warns if that opened the breaker.
+    fn end(&self, permit: Permit<'_>, outcome: Outcome, reason: impl Display) {
+        permit.end(outcome);
+        if outcome == Outcome::Failed && self.breaker() == BreakerState::Open {
             self.warnings.note(Warning::Unreachable, reason);
         }
     }
@@ -265,5 +272,14 @@ impl Client {
             self.warnings.note(warning, &error);
         }
         error
+    }
+}
+
+/// What a result shows of the store.
+fn outcome<T>(result: &Result<T, ObjectError>) -> Outcome {
+    match result {
+        Err(error) if error.kind == ObjectErrorKind::NotMade => Outcome::NotMade,
+        Err(error) if !error.kind.is_answer() => Outcome::Failed,
+        _ => Outcome::Succeeded,
     }
 }

@@ -44,7 +44,8 @@
 //! # Faults
 //!
 //! None is an error for the caller: rows are misses. After three failed requests in a row, none is made for 5 s, which
-//! doubles to 5 min; then the background makes one, to see whether the store is back.
+//! doubles to 5 min; then the background makes one, to see whether the store is back. A request that was not made, since
+//! others took all connections, is no failure, and neither is one that failed while another one was answered.
 
 mod backlog;
 mod breaker;

@@ -33,7 +33,8 @@ pub trait ObjectStore: Debug + Send + Sync {
 
     /// Reads ranges, at most [`MAX_CONCURRENT_READS`] at a time, and calls `done` with the number of each read when it
     /// has ended, in any order: with the bytes of the range as far as they arrived, or an error. Those that have not
-    /// ended at the deadline end with [`TimedOut`](ObjectErrorKind::TimedOut) or [`Slow`](ObjectErrorKind::Slow).
+    /// ended at the deadline end with [`TimedOut`](ObjectErrorKind::TimedOut) or [`Slow`](ObjectErrorKind::Slow), and those
+    /// that had to wait for others until then with [`NotMade`](ObjectErrorKind::NotMade).
     fn read(
         &self,
         reads: &[RangeRead],
@@ -149,8 +150,8 @@ pub enum ObjectErrorKind {
     TimedOut,
     /// The answer had begun at the deadline.
     Slow,
-    /// The request was not made, since earlier ones failed.
-    Off,
+    /// The request was not made: earlier ones failed, or no time or connection was left for it.
+    NotMade,
     /// Anything else.
     Other,
 }
@@ -164,7 +165,7 @@ impl ObjectErrorKind {
         ObjectErrorKind::Throttled,
         ObjectErrorKind::TimedOut,
         ObjectErrorKind::Slow,
-        ObjectErrorKind::Off,
+        ObjectErrorKind::NotMade,
         ObjectErrorKind::Other,
     ];
 
@@ -190,7 +191,7 @@ impl ObjectErrorKind {
             ObjectErrorKind::Throttled => "the object store asks for fewer requests",
             ObjectErrorKind::TimedOut => "the object store did not answer in time",
             ObjectErrorKind::Slow => "the answer of the object store did not end in time",
-            ObjectErrorKind::Off => "earlier requests failed, so none is made for a while",
+            ObjectErrorKind::NotMade => "the request was not made",
             ObjectErrorKind::Other => "the request failed",
         }
     }

@@ -65,8 +65,8 @@ enum Attempt {
 
 /// Whether a request may succeed when it is made again.
 fn may_pass(error: &ObjectError) -> bool {
-    use ObjectErrorKind::{Off, Other, Slow, Throttled, TimedOut};
-    matches!(error.kind, Throttled | TimedOut | Slow | Off | Other)
+    use ObjectErrorKind::{NotMade, Other, Slow, Throttled, TimedOut};
+    matches!(error.kind, Throttled | TimedOut | Slow | NotMade | Other)
 }
 
 impl Requests {

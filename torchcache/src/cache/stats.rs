@@ -418,8 +418,8 @@ impl Stats {
         };
         let answers = [ObjectErrorKind::NotFound, ObjectErrorKind::AlreadyExists];
         let failures = ObjectErrorKind::ALL.iter();
-        // Those that are off were not made.
-        let failures = failures.filter(|&&it| it != ObjectErrorKind::Off && !answers.contains(&it));
+        let is_failure = |it| it != ObjectErrorKind::NotMade && !answers.contains(&it);
+        let failures = failures.filter(|&&it| is_failure(it));
         self.faults.remote = failures.map(|&kind| requests.errors(kind)).sum();
         self.faults.remote_corrupt = tier.corrupt;
     }

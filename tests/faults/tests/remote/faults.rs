@@ -55,7 +55,7 @@ fn one_fault_anywhere_costs_no_acknowledged_row() {
     for kind in ObjectErrorKind::ALL {
         if !matches!(
             kind,
-            ObjectErrorKind::NotFound | ObjectErrorKind::AlreadyExists | ObjectErrorKind::Off
+            ObjectErrorKind::NotFound | ObjectErrorKind::AlreadyExists | ObjectErrorKind::NotMade
         ) {
             series(format_args!("{kind:?}"), |nth| {
                 run(nth, ObjectFault::Error(*kind), any)

@@ -78,6 +78,53 @@ fn many_requests_share_the_connections() {
 }
 
 #[test]
+fn reads_that_were_not_made_open_no_breaker() {
+    let (_writer, reader) = filled(once(0..10), 300);
+    let gets = reader.stats().requests.gets;
+    // Those of other threads take all connections.
+    reader.objects.keep_busy(10 * TIMEOUT);
+    for _ in 0..10 {
+        assert_eq!(reader.count(0..10), 0);
+    }
+    let stats = reader.stats();
+    assert_eq!(stats.requests.errors(ObjectErrorKind::NotMade), 10);
+    assert_eq!(stats.breaker, BreakerState::Closed);
+    assert_eq!((stats.requests.gets, stats.unread), (gets, 100));
+    assert_eq!(reader.objects.take_log().gets, 0);
+    assert_eq!(reader.count(0..10), 10);
+}
+
+#[test]
+fn a_store_that_does_not_answer_opens_the_breaker_whatever_had_to_wait() {
+    let (_writer, reader) = filled((0..40).map(|n| n..n + 1), 1000);
+    let gets = reader.stats().requests.gets;
+    reader.fail(&[Request::Read], ObjectFault::Hangs);
+    for _ in 0..3 {
+        assert_eq!(reader.stats().breaker, BreakerState::Closed);
+        assert_eq!(reader.count(0..40), 0);
+    }
+    let stats = reader.stats();
+    assert_eq!(stats.breaker, BreakerState::Open);
+    let made = 3 * MAX_CONCURRENT_READS as u64;
+    assert_eq!(stats.requests.gets, gets + made);
+    assert_eq!(
+        stats.requests.errors(ObjectErrorKind::NotMade),
+        3 * 40 - made
+    );
+}
+
+#[test]
+fn a_call_without_time_left_makes_no_request() {
+    let (_writer, reader) = filled(once(0..10), 300);
+    for _ in 0..10 {
+        let got = reader.get_until(&keys(0..10), reader.clock.now());
+        assert_eq!(got, [false; 10]);
+    }
+    assert_eq!(reader.stats().breaker, BreakerState::Closed);
+    assert_eq!(reader.objects.take_log().gets, 0);
+}
+
+#[test]
 fn damaged_bodies_are_misses_and_never_wrong_rows() {
     for fault in [
         ObjectFault::CutBody,
