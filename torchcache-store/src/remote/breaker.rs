@@ -1,9 +1,10 @@
 //! The circuit breaker: where requests fail, none are made for a while, so that a store that does not
-//! answer costs nothing.
+//! answer costs nothing. The tiers of a process share one for each store and prefix.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{self, Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::object_store::ObjectStore;
 use super::time::Clock;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -37,6 +38,8 @@ struct State {
     phase: Phase,
     /// How many requests succeeded.
     answers: u64,
+    /// A call waited until its deadline, and no request has succeeded since it began.
+    is_silent: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +54,43 @@ enum Phase {
     Probing(Duration),
 }
 
+/// What tiers share a breaker by: what is denied may depend on the prefix, and whether it is a failure on whether they only
+/// write.
+type Scope = (Weak<dyn ObjectStore>, String, bool);
+
+/// The breakers of this process. Held for memory operations only.
+static BREAKERS: sync::Mutex<Vec<(Scope, Weak<Breaker>)>> = sync::Mutex::new(Vec::new());
+
 impl Breaker {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Breaker {
+    /// That of all tiers of this process with the store, prefix and kind. `clock` is used if there is none yet.
+    pub(super) fn shared(
+        store: &Arc<dyn ObjectStore>,
+        prefix: &str,
+        is_write_only: bool,
+        clock: &Arc<dyn Clock>,
+    ) -> Arc<Breaker> {
+        let mut breakers = BREAKERS.lock().unwrap_or_else(PoisonError::into_inner);
+        breakers.retain(|(_, breaker)| breaker.strong_count() > 0);
+        let store = Arc::downgrade(store);
+        let mut same = breakers.iter().filter(|((of, at, writes), _)| {
+            of.ptr_eq(&store) && at == prefix && *writes == is_write_only
+        });
+        if let Some(breaker) = same.find_map(|(_, breaker)| breaker.upgrade()) {
+            return breaker;
+        }
+        let breaker = Arc::new(Breaker::new(clock.clone()));
+        let scope = (store, prefix.to_owned(), is_write_only);
+        breakers.push((scope, Arc::downgrade(&breaker)));
+        breaker
+    }
+
+    fn new(clock: Arc<dyn Clock>) -> Breaker {
         Breaker {
             clock,
             state: Mutex::new(State {
                 phase: Phase::Closed(0),
                 answers: 0,
+                is_silent: false,
             }),
         }
     }
@@ -94,6 +127,20 @@ impl Breaker {
         })
     }
 
+    /// How many requests have succeeded; `None` where the next one is not expected to do so soon: the breaker is not closed, or
+    /// a call has waited [in vain](Self::note_silence).
+    pub(super) fn answers(&self) -> Option<u64> {
+        let state = self.lock();
+        let is_expected = matches!(state.phase, Phase::Closed(_)) && !state.is_silent;
+        is_expected.then_some(state.answers)
+    }
+
+    /// A call waited until its deadline since so many requests had succeeded.
+    pub(super) fn note_silence(&self, answers: u64) {
+        let mut state = self.lock();
+        state.is_silent |= state.answers == answers;
+    }
+
     fn note(&self, permit: &Permit<'_>) {
         let mut state = self.lock();
         let is_probe = permit.is_probe;
@@ -102,7 +149,10 @@ impl Breaker {
             Outcome::Failed if state.answers > permit.answers => Outcome::NotMade,
             outcome => outcome,
         };
-        state.answers += u64::from(outcome == Outcome::Succeeded);
+        if outcome == Outcome::Succeeded {
+            state.answers += 1;
+            state.is_silent = false;
+        }
         let open = |pause: Duration| Phase::Open {
             until: self.clock.now() + pause,
             pause,

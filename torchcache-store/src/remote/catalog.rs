@@ -150,12 +150,22 @@ impl RemoteCatalog {
         rows
     }
 
-    /// Waits until the first refresh has ended, well or not, at most until the deadline. Returns whether it has.
+    /// Waits until the first refresh has ended, well or not, at most until the deadline, and not for a store that answers
+    /// nothing. Returns whether it has.
     pub(super) fn wait_for_first(&self, deadline: Instant) -> bool {
+        let Client { clock, breaker, .. } = &*self.client;
+        let Some(answers) = breaker.answers() else {
+            return self.schedule().last.is_some();
+        };
+        let begun = clock.now();
         let mut schedule = self.schedule();
         while schedule.last.is_none() {
-            let left = deadline.saturating_duration_since(self.client.clock.now());
+            let left = deadline.saturating_duration_since(clock.now());
             if left.is_zero() {
+                drop(schedule);
+                if begun < deadline {
+                    breaker.note_silence(answers);
+                }
                 return false;
             }
             let woken = self.refreshed.wait_timeout(schedule, left);

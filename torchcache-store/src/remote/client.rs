@@ -74,7 +74,7 @@ fn add(counter: &AtomicU64, more: usize) {
 pub(super) struct Client {
     store: Arc<dyn ObjectStore>,
     pub(super) clock: Arc<dyn Clock>,
-    breaker: Breaker,
+    pub(super) breaker: Arc<Breaker>,
     counters: Counters,
     pub(super) warnings: Warnings,
     /// Whether the tier only writes: that reading is denied is an answer then, also to the request that finds out
@@ -86,21 +86,18 @@ impl Client {
     pub(super) fn new(
         store: Arc<dyn ObjectStore>,
         clock: Arc<dyn Clock>,
+        prefix: &str,
         warnings: Warnings,
         is_write_only: bool,
     ) -> Client {
         Client {
+            breaker: Breaker::shared(&store, prefix, is_write_only, &clock),
             store,
-            breaker: Breaker::new(clock.clone()),
             clock,
             counters: Counters::default(),
             warnings,
             is_write_only,
         }
-    }
-
-    pub(super) fn breaker(&self) -> BreakerState {
-        self.breaker.state()
     }
 
     pub(super) fn counts(&self) -> RequestCounts {
@@ -250,7 +247,7 @@ impl Client {
     /// Ends a request, and warns if that opened the breaker.
     fn end(&self, permit: Permit<'_>, outcome: Outcome, reason: impl Display) {
         permit.end(outcome);
-        if outcome == Outcome::Failed && self.breaker() == BreakerState::Open {
+        if outcome == Outcome::Failed && self.breaker.state() == BreakerState::Open {
             self.warnings.note(Warning::Unreachable, reason);
         }
     }

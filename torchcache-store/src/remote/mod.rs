@@ -45,7 +45,8 @@
 //!
 //! None is an error for the caller: rows are misses. After three failed requests in a row, none is made for 5 s, which
 //! doubles to 5 min; then the background makes one, to see whether the store is back. A request that was not made, since
-//! others took all connections, is no failure, and neither is one that failed while another one was answered.
+//! others took all connections, is no failure, and neither is one that failed while another one was answered. All tiers
+//! of a process with one store and prefix share this.
 
 mod backlog;
 mod breaker;
@@ -227,7 +228,7 @@ impl Remote {
             max_pending_bytes,
         } = config;
         let is_write_only = mode == RemoteMode::WriteOnly;
-        let client = Client::new(store, clock, Warnings::new(url), is_write_only);
+        let client = Client::new(store, clock, &prefix, Warnings::new(url), is_write_only);
         let client = Arc::new(client);
         Remote {
             mode,
@@ -248,8 +249,8 @@ impl Remote {
         }
     }
 
-    /// Waits until it was found out once which rows there are, or that this fails; at most until the deadline. Returns
-    /// whether it was.
+    /// Waits until it was found out once which rows there are, or that this fails; at most until the deadline, and not
+    /// where a call of this process has done so and the store has answered nothing since. Returns whether it was.
     pub fn wait_for_catalog(&self, deadline: Instant) -> bool {
         self.catalog.wait_for_first(deadline)
     }
@@ -415,7 +416,7 @@ impl Remote {
     }
 
     fn work_on(&self, source: &dyn RecordSource, is_ending: bool) {
-        if self.client.breaker() != BreakerState::Closed && !self.catalog.probe() {
+        if self.client.breaker.state() != BreakerState::Closed && !self.catalog.probe() {
             return;
         }
         if self.mode != RemoteMode::WriteOnly {
@@ -488,7 +489,7 @@ impl Remote {
             segments: self.catalog.rows.segment_count() as u64,
             indexed_rows: self.catalog.rows.len() as u64,
             uploads: self.uploads.counts(),
-            breaker: self.client.breaker(),
+            breaker: self.client.breaker.state(),
         }
     }
 }

@@ -100,7 +100,8 @@ impl RemoteTier {
 
     /// Where the rows of these keys are; `None` for those that the remote is not known to have, and for all if the tier
     /// is [`WriteOnly`](crate::remote::RemoteMode::WriteOnly). The first call with time left waits until it was found out once
-    /// which rows there are, or that this fails, but not beyond the deadline.
+    /// which rows there are, or that this fails, but not beyond the deadline, and not after a call of any tier with this
+    /// store did so in vain.
     pub fn locate(&self, keys: &[Key], deadline: Instant) -> Vec<Option<RemoteRow>> {
         let tier = self.tier();
         if fork::is_forked() {

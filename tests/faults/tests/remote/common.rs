@@ -104,7 +104,18 @@ impl Machine {
         let mut config = RemoteConfig::new(PREFIX, HASH, "/footers".into());
         change(&mut config);
         let objects = Arc::new(bucket.with_faults(|_| None));
-        let (clock, disk) = (bucket.clock().ahead_by(ahead), Sim::new());
+        Machine::on(objects, bucket.clock().ahead_by(ahead), config)
+    }
+
+    /// Another cache of the process, on a disk of its own.
+    pub(crate) fn sibling(&self, prefix: &str) -> Machine {
+        let mut config = self.config.clone();
+        prefix.clone_into(&mut config.prefix);
+        Machine::on(self.objects.clone(), self.clock.clone(), config)
+    }
+
+    fn on(objects: Arc<SimObjects>, clock: SimClock, config: RemoteConfig) -> Machine {
+        let disk = Sim::new();
         let remote = Remote::new(
             objects.clone(),
             Arc::new(clock.clone()),

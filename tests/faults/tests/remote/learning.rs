@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use torchcache_faults::objects::{ObjectFault, Request};
-use torchcache_store::remote::{Clock, ObjectErrorKind};
+use torchcache_store::remote::{BreakerState, Clock, ObjectErrorKind};
 
 use crate::common::{LATEST, Machine, SEGMENTS, bucket, unknown};
 
@@ -118,6 +118,29 @@ fn the_interval_doubles_while_nothing_changes() {
         30,
         "after a change the interval is short again"
     );
+}
+
+#[test]
+fn a_first_catalog_without_an_answer_fails_after_thirty_seconds() {
+    for answered in 0..4 {
+        let bucket = bucket();
+        bucket.set_page(1);
+        let (writer, reader) = (Machine::new(&bucket), Machine::new(&bucket));
+        (0..5).for_each(|n| writer.put(n..n + 1, 300));
+        // Of the hint and the pages.
+        let mut requests = 0;
+        reader.objects.set_faults(move |_| {
+            requests += 1;
+            (requests > answered).then_some(ObjectFault::Hangs)
+        });
+        let begun = reader.clock.now();
+        reader.remote.work(&reader.rows);
+        let took = reader.clock.now() - begun;
+        assert!(took < Duration::from_secs(31), "{took:?}");
+        assert!(reader.remote.wait_for_catalog(reader.clock.now()));
+        reader.work(300);
+        assert_eq!(reader.stats().breaker, BreakerState::Open);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use torchcache_faults::objects::{ObjectFault, Request};
 use torchcache_faults::rows::{key, keys};
 use torchcache_store::remote::{BreakerState, Clock, MAX_CONCURRENT_READS, ObjectErrorKind};
 
-use crate::common::{Machine, SEGMENTS, TIMEOUT, bucket, unknown};
+use crate::common::{Machine, PREFIX, SEGMENTS, TIMEOUT, bucket, unknown};
 
 /// A bucket with these rows, each range in an object, and a machine that knows them.
 fn filled(objects: impl IntoIterator<Item = Range<u64>>, len: usize) -> (Machine, Machine) {
@@ -282,6 +282,36 @@ fn a_store_that_does_not_answer_costs_three_timeouts_and_then_nothing() {
     reader.work(301);
     assert_eq!(reader.stats().breaker, BreakerState::Closed);
     assert_eq!(reader.count(0..10), 10);
+}
+
+#[test]
+fn a_store_that_does_not_answer_costs_a_process_three_timeouts() {
+    let (_writer, one) = filled(once(0..10), 300);
+    let (same, elsewhere) = (one.sibling(PREFIX), one.sibling("other/"));
+    same.work(1);
+    one.fail(
+        &[Request::Read, Request::Get, Request::List],
+        ObjectFault::Hangs,
+    );
+    let begun = one.clock.now();
+    for _ in 0..10 {
+        assert_eq!((one.count(0..10), same.count(0..10)), (0, 0));
+    }
+    assert_eq!(one.clock.now(), begun + 3 * TIMEOUT);
+    assert_eq!(same.stats().breaker, BreakerState::Open);
+    // What may be denied there is another matter.
+    assert_eq!(elsewhere.stats().breaker, BreakerState::Closed);
+    one.objects.take_log();
+    for _ in 0..3600 {
+        same.remote.work(&same.rows);
+        one.work(1);
+    }
+    let gets = one.objects.take_log().gets;
+    assert!((12..=18).contains(&gets), "{gets} by both");
+    one.heal();
+    one.work(301);
+    assert_eq!(same.stats().breaker, BreakerState::Closed);
+    assert_eq!((one.count(0..10), same.count(0..10)), (10, 10));
 }
 
 #[test]

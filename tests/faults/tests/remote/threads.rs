@@ -1,16 +1,18 @@
 //! Threads of a process, and machines that work at the same time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use torchcache_faults::cases::duration;
 use torchcache_faults::objects::ObjectFault;
 use torchcache_faults::rows::keys;
-use torchcache_store::remote::Clock;
+use torchcache_faults::sim::Sim;
+use torchcache_store::remote::{Clock, Remote, RemoteConfig, SystemClock};
 
-use crate::common::{Machine, SEGMENTS, bucket};
+use crate::common::{HASH, LocalRows, Machine, PREFIX, SEGMENTS, bucket};
 
 #[test]
 fn a_call_waits_for_the_first_catalog_until_its_deadline() {
@@ -33,6 +35,27 @@ fn a_call_waits_for_the_first_catalog_until_its_deadline() {
         reader.remote.wait_for_catalog(now),
         "it does not wait again"
     );
+}
+
+#[test]
+fn one_cache_of_a_process_waits_for_a_store_that_does_not_answer() {
+    let objects = Arc::new(bucket().with_faults(|_| None));
+    let open = || {
+        let config = RemoteConfig::new(PREFIX, HASH, "/footers".into());
+        let disk = Arc::new(Sim::new());
+        Remote::new(objects.clone(), Arc::new(SystemClock), disk, config)
+    };
+    let waits = |cache: &Remote| {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        assert!(!cache.wait_for_catalog(deadline));
+        Instant::now() >= deadline
+    };
+    // None makes a request, so none is answered.
+    let caches = [(); 10].map(|()| open());
+    assert_eq!(caches.iter().filter(|it| waits(it)).count(), 1);
+    caches[3].work(&LocalRows::default());
+    assert!(caches[3].wait_for_catalog(Instant::now()));
+    assert!(waits(&caches[4]), "the store answers again");
 }
 
 #[test]
