@@ -6,8 +6,8 @@ use crate::key::Key;
 use crate::remote::{Remote, RemoteRow};
 use crate::store::Store;
 
-/// The most bytes of values in memory, unless one row is longer.
-const PORTION_BYTES: usize = 8 << 20;
+/// The most bytes of values in memory, unless one row is longer. With their checksums, they are one request.
+const PORTION_BYTES: usize = 7 << 20;
 
 /// The most bytes of segments that are fetched before other work is done.
 const TURN_BYTES: u64 = 64 << 20;

@@ -163,6 +163,37 @@ fn a_rest_that_does_not_come_is_a_miss() {
     assert_eq!(there.local(0..ROWS, LEN), ROWS);
 }
 
+#[test]
+fn a_rest_that_breaks_off_leaves_its_rows_and_calls_fetch_the_others() {
+    // Three portions.
+    const ROWS: u64 = 7000;
+    let bucket = bucket();
+    let writer = Host::new(&bucket);
+    writer.compute(0..ROWS, LEN);
+    writer.flush().expect("it is uploaded");
+    let there = host(&bucket, Config::default());
+    let asked = ROWS / 4 + 60;
+    assert_eq!(there.get(0..asked, LEN) as u64, asked);
+    there.objects.take_log();
+    let mut reads = 0;
+    there.objects.set_faults(move |request| {
+        reads += u64::from(request == Request::Read);
+        (reads == 2).then_some(ObjectFault::Hangs)
+    });
+    there.work(1);
+    let gets = there.objects.take_log().gets;
+    assert_eq!(gets, 2, "one for each portion, and no third one");
+    there.heal();
+    let filled = there.stats().filled;
+    assert!(filled > 0 && filled < ROWS - asked, "{filled}");
+    assert_eq!(there.local(0..ROWS, LEN), asked + filled);
+    there.work(100);
+    assert_eq!(there.stats().filled, filled, "it is fetched once");
+    let rest = ROWS - asked - filled;
+    assert_eq!(there.get(0..ROWS, LEN) as u64, rest);
+    assert_eq!(there.local(0..ROWS, LEN), ROWS);
+}
+
 /// The marks of a bucket: their keys below `r/`, and the names in each.
 fn marks(bucket: &SimObjects) -> Vec<(String, Vec<String>)> {
     let marks = bucket.objects(MARKS).into_iter().map(|(key, content)| {
