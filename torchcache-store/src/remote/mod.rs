@@ -396,6 +396,11 @@ impl Remote {
         self.uploads.settled_rows()
     }
 
+    /// The time that deadlines and intervals are measured by.
+    pub(crate) fn now(&self) -> Instant {
+        self.client.clock.now()
+    }
+
     /// Has no copy of these rows used, from whichever process, until this process has put one that was
     /// [pushed](Self::push) later. That one then replaces the others for all readers. Takes up to 24 bytes a row meanwhile.
     ///

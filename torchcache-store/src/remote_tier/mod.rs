@@ -94,6 +94,11 @@ impl RemoteTier {
         RemoteTier::of(shared)
     }
 
+    /// Starts the thread of a tier that was made [without one](Self::without_thread), for tests.
+    pub fn start_thread(&self) {
+        thread::start(&self.shared);
+    }
+
     fn tier(&self) -> &Tier {
         &self.shared.tier
     }

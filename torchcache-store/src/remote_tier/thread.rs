@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::tier::{SharedTier, Tier};
 use crate::process::shutdown;
@@ -39,7 +39,7 @@ pub(super) fn start(shared: &Arc<SharedTier>) {
 
 fn run(tier: &Tier, users: &Weak<SharedTier>) {
     let mut pause = Duration::ZERO;
-    let mut unused_since = None;
+    let mut unused_until = None;
     loop {
         let end = tier.uploader.next_turn(pause);
         pause = INTERVAL;
@@ -59,8 +59,9 @@ fn run(tier: &Tier, users: &Weak<SharedTier>) {
         if is_used {
             continue;
         }
-        let since: Instant = *unused_since.get_or_insert_with(Instant::now);
-        let gives_up = tier.remote.is_blocked() || since.elapsed() >= UNUSED_TIMEOUT;
+        let now = tier.remote.now();
+        let unused_until = *unused_until.get_or_insert(now + UNUSED_TIMEOUT);
+        let gives_up = tier.remote.is_blocked() || now >= unused_until;
         if gives_up || !tier.remote.has_pending() {
             return tier.uploader.end();
         }

@@ -1,10 +1,14 @@
 //! The remote tier of a store: rows computed on one machine are found on another one, and nothing is uploaded twice or
 //! lost in silence.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use torchcache_faults::cases::eventually;
 use torchcache_faults::objects::{ObjectFault, Request};
 use torchcache_faults::rows::{batch, key, keys};
 use torchcache_faults::sim::Sim;
-use torchcache_store::remote::{ObjectErrorKind, RemoteFlushError, RemoteMode};
+use torchcache_store::remote::{Clock, ObjectErrorKind, RemoteFlushError, RemoteMode};
 
 use crate::common::{SEGMENTS, bucket};
 use crate::host::Host;
@@ -67,6 +71,38 @@ fn rows_of_a_killed_process_are_uploaded_once_by_the_next_one() {
     there.work(1);
     assert_eq!(there.get(0..200, LEN), 200);
     assert_eq!(there.stats().indexed_rows, 200);
+}
+
+#[test]
+fn the_thread_of_a_tier_without_users_gives_up_after_ten_minutes() {
+    let bucket = bucket();
+    let here = Host::new(&bucket);
+    here.objects
+        .set_faults(|_| Some(ObjectFault::Error(ObjectErrorKind::Other)));
+    here.compute(0..10, LEN);
+    here.store.flush().expect("it is written");
+    here.tier.start_thread();
+    let Host {
+        objects,
+        clock,
+        disk,
+        tier,
+        store: _store,
+        ..
+    } = here;
+    let dropped = clock.now();
+    drop(tier);
+    // The tier has the other one.
+    let has_ended = || {
+        clock.sleep(Duration::from_secs(1));
+        Arc::strong_count(&objects) == 1
+    };
+    assert!(eventually(Duration::from_secs(60), has_ended));
+    assert!(clock.now() >= dropped + Duration::from_secs(600));
+    assert!(objects.take_log().gets > 0, "it tried");
+    let next = Host::with(&bucket, disk, RemoteMode::ReadWrite, 0);
+    next.flush().expect("it is uploaded");
+    assert_eq!(next.stats().uploads.uploaded, 10);
 }
 
 #[test]
