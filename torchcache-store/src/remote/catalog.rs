@@ -2,7 +2,7 @@
 //!
 //! One thread at a time has `scan`, during its requests. The lock `schedule` is held for memory operations only.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,6 +48,9 @@ const MAX_ATTEMPTS: u8 = 3;
 /// The most rows of a segment that are read again after their records were damaged.
 const MAX_DOUBTED: usize = 1 << 16;
 
+/// Whether so many segments still exist is found out by a request for each, of more by listing all.
+const MOST_PROBED: usize = 64;
+
 /// So many footers are requested together; after a failure of all of them no more are.
 const FOOTERS_AT_ONCE: usize = 64;
 
@@ -66,15 +69,6 @@ struct Scan {
     full_at: Option<Instant>,
     /// The hint changed since, and a listing of what is new did not show why.
     is_full_owed: bool,
-}
-
-/// When everything is listed because of a hint that changed for a reason that is not known.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Unexplained {
-    /// At once: rows are not put that were removed.
-    Now,
-    /// Not more often than [`MIN_FULL_LIST_INTERVAL`].
-    Later,
 }
 
 /// When to refresh.
@@ -186,20 +180,15 @@ impl RemoteCatalog {
         if is_wanted && is_over {
             // Failures are counted by the client; the schedule has the next attempt.
             let until = self.client.clock.now() + REFRESH_TIMEOUT;
-            let _ = self.refresh_for(Unexplained::Later, until);
+            let _ = self.refresh(until);
         }
     }
 
-    /// Looks for new segments and reads their footers, until the deadline. Segments whose removal changed the hint are
-    /// detached.
+    /// Looks for new segments and reads their footers, until the deadline.
     pub(super) fn refresh(&self, until: Instant) -> Result<(), ObjectError> {
-        self.refresh_for(Unexplained::Now, until)
-    }
-
-    fn refresh_for(&self, unexplained: Unexplained, until: Instant) -> Result<(), ObjectError> {
         let scan = self.scan.take(&*self.client.clock, until);
         let mut scan = scan.ok_or(ObjectErrorKind::TimedOut)?;
-        let looked = self.look(&mut scan, unexplained, until);
+        let looked = self.look(&mut scan, until);
         let result = looked.and_then(|has_changed| Ok((has_changed, self.load(&mut scan, until)?)));
         let mut schedule = self.schedule();
         schedule.interval = match &result {
@@ -217,19 +206,14 @@ impl RemoteCatalog {
     }
 
     /// Finds out which segments there are. Returns whether that has changed.
-    fn look(
-        &self,
-        scan: &mut Scan,
-        unexplained: Unexplained,
-        until: Instant,
-    ) -> Result<bool, ObjectError> {
+    fn look(&self, scan: &mut Scan, until: Instant) -> Result<bool, ObjectError> {
         // Before the listing: what is added during it changes the hint again.
         let hint = self.hint(until)?;
         let is_older = |interval| {
             let now = self.client.clock.now();
             scan.full_at.is_none_or(|at| now >= at + interval)
         };
-        let may_be_full = unexplained == Unexplained::Now || is_older(MIN_FULL_LIST_INTERVAL);
+        let may_be_full = is_older(MIN_FULL_LIST_INTERVAL);
         let mut is_full = self.schedule().is_full_wanted
             || is_older(FULL_LIST_INTERVAL)
             || (scan.is_full_owed && may_be_full);
@@ -455,6 +439,55 @@ impl RemoteCatalog {
             Some(segment) => self.rows.index(segment, footer),
             None => self.rows.insert(load.name, load.size, footer),
         }
+    }
+
+    /// Those of the keys whose rows need not be put: the remote has them now, and none was seen to be damaged. Other machines
+    /// may have removed segments since they were listed, and have changed the hint for another reason as well.
+    pub(super) fn present(
+        &self,
+        keys: &[Key],
+        until: Instant,
+    ) -> Result<HashSet<Key>, ObjectError> {
+        let mut present = self.rows.present(keys);
+        let segments = present.values().map(|it| (it.id, it.clone()));
+        let segments: Vec<_> = segments.collect::<HashMap<_, _>>().into_values().collect();
+        let exist = match segments.len() {
+            0 => return Ok(HashSet::new()),
+            1..=MOST_PROBED => self.probe_segments(&segments, until),
+            _ => {
+                self.schedule().is_full_wanted = true;
+                self.refresh(until)
+            }
+        };
+        match exist {
+            // Credentials that only write put what others may have put.
+            Err(error) if error.kind == ObjectErrorKind::Denied => return Ok(HashSet::new()),
+            exist => exist?,
+        }
+        let live = self.rows.names();
+        present.retain(|_, segment| live.contains(&segment.name));
+        Ok(present.into_keys().collect())
+    }
+
+    /// Reads a byte of each of these segments, and detaches those that are gone.
+    fn probe_segments(
+        &self,
+        segments: &[Arc<RemoteSegment>],
+        until: Instant,
+    ) -> Result<(), ObjectError> {
+        let reads = segments.iter().map(|segment| RangeRead {
+            key: self.layout.segment(&segment.name),
+            range: segment.size - 1..segment.size,
+        });
+        let reads: Vec<RangeRead> = reads.collect();
+        let mut result = Ok(());
+        let done = |n: usize, read: Result<Vec<u8>, ObjectError>| match read {
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => self.note_gone(&segments[n].name),
+            Err(error) => result = Err(error),
+        };
+        self.client.read(Caller::Background, &reads, until, done);
+        result
     }
 
     /// Keeps the end of a segment that this process put, and indexes its rows unless the index is full. They were read

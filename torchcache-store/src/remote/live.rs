@@ -156,14 +156,14 @@ impl RemoteRows {
         });
     }
 
-    /// Those of the keys whose rows need not be put: the remote has them, and none was seen to be damaged.
-    pub(super) fn present(&self, keys: &[Key]) -> HashSet<Key> {
+    /// Those of the keys whose rows are known to be in the remote, each with the segment, and none seen to be damaged.
+    pub(super) fn present(&self, keys: &[Key]) -> HashMap<Key, Arc<RemoteSegment>> {
         let is_sound = |row: &RemoteRow| {
             let RemoteRow { segment, row, .. } = row;
             !segment.doubted().contains(&fingerprint(&row.key))
         };
         let rows = self.find(keys).into_iter().flatten().filter(is_sound);
-        rows.map(|row| row.row.key).collect()
+        rows.map(|row| (row.row.key, row.segment)).collect()
     }
 
     pub(super) fn insert(&self, name: ObjectName, size: u64, footer: &Footer) {

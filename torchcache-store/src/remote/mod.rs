@@ -21,8 +21,8 @@
 //! reads `latest`, and only if that has changed it lists the names from 15 minutes before the newest on. The
 //! interval is 30 s at first and doubles to 5 min while nothing changes. Everything is listed at the start, every hour,
 //! after an object was found to be gone, and when the hint changed and the listing shows nothing: then its writer's clock is
-//! behind, or segments were removed. The background does the last at most every 5 min, an upload at once. Footers are kept on the local disk, so that opening a cache again costs one
-//! listing. The index has the rows of the newest segments, as many as [`RemoteConfig::max_rows`] allows. Of several copies
+//! behind, or segments were removed. The last is done at most every 5 min. Footers are kept on the local disk, so that
+//! opening a cache again costs one listing. The index has the rows of the newest segments, as many as [`RemoteConfig::max_rows`] allows. Of several copies
 //! of a row, the newest is read.
 //!
 //! # Reading
@@ -35,11 +35,14 @@
 //!
 //! # Writing
 //!
-//! Only rows that this process computed are [pushed](Remote::push): uploading what was downloaded would bring evicted
-//! rows back for ever. At 64 MiB, after a delay, or in [`Remote::flush`], the keys that the remote has are dropped, the
-//! records of the others are copied as they are stored, and put as one object; then `latest` is changed, at most every
-//! 5 s, and once more when the process or the tier ends. The delay is 30 s and doubles to 16 min while objects are small. After a failure the same object is put again,
-//! under the same name, after 5 s to 5 min. The backlog is bounded, and rows that are dropped are counted.
+//! Only rows that this process computed are [pushed](Remote::push): uploading what was downloaded would bring
+//! evicted rows back for ever. At 64 MiB, after a delay, or in [`Remote::flush`], the keys that the remote has
+//! are dropped. Others may have removed their segments since they were listed, so a byte of each is read first:
+//! the hint may have changed for another reason, or not yet. The records of the others are copied as they are
+//! stored, and put as one object; then `latest` is changed, at most every 5 s, and once more when the process or
+//! the tier ends. The delay is 30 s and doubles to 16 min while objects are small. After a failure the same
+//! object is put again, under the same name, after 5 s to 5 min. The backlog is bounded, and rows that are
+//! dropped are counted.
 //!
 //! # Faults
 //!

@@ -356,7 +356,7 @@ impl Uploads {
         // Before the records are read: what is superseded later is another copy.
         let supersessions = catalog.rows.supersessions();
         let (superseded, newest) = catalog.rows.superseded(&keys);
-        let present = catalog.rows.present(&keys);
+        let present = catalog.present(&keys, until)?;
         let mut left = HashSet::new();
         keys.retain(|key| !present.contains(key) && left.insert(*key));
         let memory = |error: std::io::Error| ObjectError::new(ObjectErrorKind::Other, error);

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use torchcache_faults::objects::SimObjects;
+use torchcache_faults::objects::{ObjectFault, Request, SimObjects};
 use torchcache_store::admin::Keep;
-use torchcache_store::remote::Clock;
+use torchcache_store::remote::{Clock, ObjectErrorKind, RemoteFlushError};
 use torchcache_store::remote_admin::{RemoteKeep, RemotePrunePlan, RemoteRoot};
 
 use crate::common::{HASH, Machine, PREFIX, SEGMENTS, bucket};
@@ -49,6 +49,56 @@ fn pruned_rows_are_put_again_by_those_that_knew_them() {
     assert_eq!(plan.carry_out(&()).caches[0].segments.len(), 1);
     assert_eq!(bucket.objects(SEGMENTS).len(), 1);
     puts_rows_again(&bucket, &writer);
+}
+
+#[test]
+fn rows_whose_segment_is_gone_are_put_whatever_the_hint_shows() {
+    // Another machine adds a segment before the writer looks, and a removal may not have changed the hint yet.
+    for is_added in [false, true] {
+        let bucket = bucket();
+        let writer = with_old_rows(&bucket);
+        bucket.take(&bucket.objects(SEGMENTS)[0].0);
+        if is_added {
+            Machine::new(&bucket).put(100..110, 300);
+        }
+        puts_rows_again(&bucket, &writer);
+    }
+}
+
+#[test]
+fn what_makes_sure_that_rows_are_there_costs_a_request_for_each_segment() {
+    let bucket = bucket();
+    let writer = Machine::new(&bucket);
+    (0..100).for_each(|n| writer.put(n..n + 1, 300));
+    let gone = bucket.objects(SEGMENTS)[70].0.clone();
+    for (rows, gets, lists, uploaded) in [(0..50, 51, 0, 0), (0..100, 2, 1, 1)] {
+        bucket.take(&gone);
+        writer.objects.take_log();
+        let before = writer.stats().uploads.uploaded;
+        writer.put(rows, 300);
+        let log = writer.objects.take_log();
+        assert_eq!((log.gets, log.lists), (gets, lists));
+        assert_eq!(writer.stats().uploads.uploaded - before, uploaded);
+    }
+}
+
+#[test]
+fn rows_are_put_where_it_cannot_be_seen_that_they_are_there() {
+    let bucket = bucket();
+    let writer = with_old_rows(&bucket);
+    writer.fail(
+        &[Request::Read],
+        ObjectFault::Error(ObjectErrorKind::Denied),
+    );
+    let before = writer.stats().uploads.uploaded;
+    writer.put(0..10, 300);
+    assert_eq!(writer.stats().uploads.uploaded, before + 10);
+    writer.fail(&[Request::Read], ObjectFault::Error(ObjectErrorKind::Other));
+    writer.compute(0..10, 300);
+    assert!(matches!(
+        writer.flush(),
+        Err(RemoteFlushError::Timeout { rows: 10, .. })
+    ));
 }
 
 #[test]
