@@ -13,13 +13,16 @@ pub(crate) const OBJECT_BYTES: u64 = 64 << 20;
 /// What a row adds to an object, without its stored value.
 const ROW_OVERHEAD: u64 = (CHECKSUM_LEN + ROW_LEN) as u64;
 
-/// Or when the oldest row has waited for so long. That doubles after each object of less than [`SMALL_BYTES`], so that
-/// a process which computes few rows makes about a hundred objects a day.
+/// Or when the oldest row has waited for so long. That doubles after each object of less than [`SMALL_BYTES`], and stays
+/// for those of less than twice as much, so that a process makes about a hundred objects a day unless it fills them.
 const MIN_DELAY: Duration = Duration::from_secs(30);
 const MAX_DELAY: Duration = Duration::from_secs(960);
 
 /// A smaller object makes the delay longer.
 pub(crate) const SMALL_BYTES: u64 = OBJECT_BYTES / 4;
+
+/// One of so many bytes makes the delay the least.
+const LARGE_BYTES: u64 = 2 * SMALL_BYTES;
 
 /// After so long without rows the delay is the least again.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -250,6 +253,7 @@ impl Backlog {
         if is_timed {
             self.delay = match bytes {
                 ..SMALL_BYTES => (2 * self.delay).min(MAX_DELAY),
+                SMALL_BYTES..LARGE_BYTES => self.delay,
                 _ => MIN_DELAY,
             };
         }

@@ -36,13 +36,13 @@
 //! # Writing
 //!
 //! Only rows that this process computed are [pushed](Remote::push): uploading what was downloaded would bring
-//! evicted rows back for ever. At 64 MiB, after a delay, or in [`Remote::flush`], the keys that the remote has
-//! are dropped. Others may have removed their segments since they were listed, so a byte of each is read first:
-//! the hint may have changed for another reason, or not yet. The records of the others are copied as they are
-//! stored, and put as one object; then `latest` is changed, at most every 5 s, and once more when the process or
-//! the tier ends. The delay is 30 s and doubles to 16 min while objects are small. After a failure the same
-//! object is put again, under the same name, after 5 s to 5 min. The backlog is bounded, and rows that are
-//! dropped are counted.
+//! evicted rows back for ever. At 64 MiB, after a delay, or in [`Remote::flush`], the keys that the remote has are
+//! dropped. Others may have removed their segments since they were listed, so a byte of each is read first: the
+//! hint may have changed for another reason, or not yet. The records of the others are copied as they are stored,
+//! and put as one object; then `latest` is changed, at most every 5 s, and once more when the process or the tier
+//! ends. The delay is 30 s and doubles to 16 min while objects are below 16 MiB, and stays below 32 MiB. After a
+//! failure the same object is put again, under the same name, after 5 s to 5 min. The backlog is bounded, and rows
+//! that are dropped are counted.
 //!
 //! # Faults
 //!

@@ -105,6 +105,22 @@ fn a_process_that_computes_few_rows_makes_few_objects() {
 }
 
 #[test]
+fn a_process_that_computes_a_million_rows_of_2_kb_a_day_makes_few_objects() {
+    let bucket = bucket();
+    let writer = Machine::new(&bucket);
+    let per_second = 1_000_000.0 / 86_400.0;
+    let mut first = 0;
+    for second in 1..=6 * 3600 {
+        let end = (f64::from(second) * per_second) as u64;
+        writer.compute(first..end, 2001);
+        first = end;
+        writer.work(1);
+    }
+    let puts = writer.objects.take_log().puts;
+    assert!(puts <= 100 / 4 + 5, "{puts} objects in a quarter of a day");
+}
+
+#[test]
 fn the_hint_changes_at_most_every_five_seconds() {
     let bucket = bucket();
     let writer = Machine::new(&bucket);
