@@ -20,7 +20,7 @@ use crate::key::{Key, fingerprint};
 use crate::segment::{Footer, SegmentError};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// How long after a refresh the next one may come, at first and at most. It doubles while nothing changes.
+/// How long after a refresh the next one may come, at first and at most. It doubles while no row is found that was missing.
 const MIN_INTERVAL: Duration = Duration::from_secs(30);
 const MAX_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -47,6 +47,9 @@ const MAX_ATTEMPTS: u8 = 3;
 
 /// The most rows of a segment that are read again after their records were damaged.
 const MAX_DOUBTED: usize = 1 << 16;
+
+/// So many missing keys are remembered between two refreshes.
+const MAX_MISSING: usize = 1 << 10;
 
 /// Whether so many segments still exist is found out by a request for each, of more by listing all.
 const MOST_PROBED: usize = 64;
@@ -79,6 +82,8 @@ struct Schedule {
     interval: Duration,
     /// A lookup missed since, or the last refresh failed.
     is_wanted: bool,
+    /// The first keys that were missing since.
+    missing: Vec<Key>,
     /// An object was gone, so everything is listed next.
     is_full_wanted: bool,
 }
@@ -124,6 +129,7 @@ impl RemoteCatalog {
                 last: None,
                 interval: MIN_INTERVAL,
                 is_wanted: true,
+                missing: Vec::new(),
                 is_full_wanted: false,
             }),
             refreshed: Condvar::new(),
@@ -139,7 +145,12 @@ impl RemoteCatalog {
     pub(super) fn locate(&self, keys: &[Key]) -> Vec<Option<RemoteRow>> {
         let rows = self.rows.find(keys);
         if rows.iter().any(Option::is_none) {
-            self.schedule().is_wanted = true;
+            let mut schedule = self.schedule();
+            schedule.is_wanted = true;
+            let room = MAX_MISSING.saturating_sub(schedule.missing.len());
+            let missing = keys.iter().zip(&rows).filter(|(_, row)| row.is_none());
+            let missing = missing.take(room).map(|(key, _)| *key);
+            schedule.missing.extend(missing);
         }
         rows
     }
@@ -188,25 +199,27 @@ impl RemoteCatalog {
     pub(super) fn refresh(&self, until: Instant) -> Result<(), ObjectError> {
         let scan = self.scan.take(&*self.client.clock, until);
         let mut scan = scan.ok_or(ObjectErrorKind::TimedOut)?;
+        let mut missing = std::mem::take(&mut self.schedule().missing);
+        // Not those that this process has put since.
+        let mut rows = self.rows.find(&missing).into_iter();
+        missing.retain(|_| rows.next().is_some_and(|row| row.is_none()));
         let looked = self.look(&mut scan, until);
-        let result = looked.and_then(|has_changed| Ok((has_changed, self.load(&mut scan, until)?)));
+        let result = looked.and_then(|()| self.load(&mut scan, until));
+        let is_found = self.rows.find(&missing).iter().any(Option::is_some);
         let mut schedule = self.schedule();
-        schedule.interval = match &result {
-            Ok((true, _)) => MIN_INTERVAL,
-            _ => (2 * schedule.interval).min(MAX_INTERVAL),
+        schedule.interval = match is_found || schedule.last.is_none() {
+            true => MIN_INTERVAL,
+            false => (2 * schedule.interval).min(MAX_INTERVAL),
         };
-        if schedule.last.is_none() {
-            schedule.interval = MIN_INTERVAL;
-        }
         schedule.last = Some(self.client.clock.now());
-        schedule.is_wanted = !matches!(result, Ok((_, true)));
+        schedule.is_wanted = !matches!(result, Ok(true));
         drop(schedule);
         self.refreshed.notify_all();
         result.map(drop)
     }
 
-    /// Finds out which segments there are. Returns whether that has changed.
-    fn look(&self, scan: &mut Scan, until: Instant) -> Result<bool, ObjectError> {
+    /// Finds out which segments there are.
+    fn look(&self, scan: &mut Scan, until: Instant) -> Result<(), ObjectError> {
         // Before the listing: what is added during it changes the hint again.
         let hint = self.hint(until)?;
         let is_older = |interval| {
@@ -218,26 +231,24 @@ impl RemoteCatalog {
             || is_older(FULL_LIST_INTERVAL)
             || (scan.is_full_owed && may_be_full);
         if !is_full && scan.hint.as_ref() == Some(&hint) {
-            return Ok(false);
+            return Ok(());
         }
-        let mut has_changed = false;
         if !is_full {
-            has_changed = self.list_new(scan, until)?;
             // The hint says that there is more than this shows: the clock of its writer is behind, or segments were
             // removed.
-            scan.is_full_owed |= !has_changed;
+            scan.is_full_owed |= !self.list_new(scan, until)?;
             is_full = scan.is_full_owed && may_be_full;
         }
         if is_full {
             // Before it, for objects that are gone meanwhile.
             self.schedule().is_full_wanted = false;
             let listed = self.list_all(scan, until);
-            has_changed = listed.inspect_err(|_| self.schedule().is_full_wanted = true)?;
+            listed.inspect_err(|_| self.schedule().is_full_wanted = true)?;
             scan.full_at = Some(self.client.clock.now());
             scan.is_full_owed = false;
         }
         scan.hint = Some(hint);
-        Ok(has_changed)
+        Ok(())
     }
 
     /// The hint as it is now; `None` if there is none.
@@ -285,15 +296,13 @@ impl RemoteCatalog {
         Ok(is_new)
     }
 
-    /// Lists all segments, and detaches those that are gone. Returns whether anything changed.
-    fn list_all(&self, scan: &mut Scan, until: Instant) -> Result<bool, ObjectError> {
+    /// Lists all segments, and detaches those that are gone.
+    fn list_all(&self, scan: &mut Scan, until: Instant) -> Result<(), ObjectError> {
         // Those that this process adds meanwhile may be missing in the listing.
         let before = self.rows.names();
         let listed = self.list(scan, None, until)?;
         let gone = before.iter().filter(|name| !listed.contains_key(name));
         let gone: Vec<ObjectName> = gone.copied().collect();
-        let is_known = |name: &ObjectName| scan.listed.contains_key(name) || before.contains(name);
-        let has_changed = !gone.is_empty() || !listed.keys().all(is_known);
         self.rows.detach(&gone);
         self.rows.forget_gone(|name| !listed.contains_key(name));
         scan.attempts.retain(|name, _| listed.contains_key(name));
@@ -301,7 +310,7 @@ impl RemoteCatalog {
         self.footers
             .retain(|name| listed.contains_key(name) || live.contains(name));
         scan.listed = listed;
-        Ok(has_changed)
+        Ok(())
     }
 
     /// The segments of a listing. Objects whose names are no segments' are of another program.

@@ -88,7 +88,7 @@ fn nothing_is_asked_while_no_row_is_missing() {
 }
 
 #[test]
-fn the_interval_doubles_while_nothing_changes() {
+fn the_interval_doubles_while_no_missing_row_is_found() {
     let bucket = bucket();
     let (writer, reader) = (Machine::new(&bucket), Machine::new(&bucket));
     writer.put(0..10, 300);
@@ -107,6 +107,7 @@ fn the_interval_doubles_while_nothing_changes() {
     let expected = [30, 60, 120, 240, 300, 300, 300];
     let is_near = |(got, expected): (&i32, i32)| (expected - 2..=expected).contains(got);
     assert!(intervals.iter().zip(expected).all(is_near), "{intervals:?}");
+    assert_eq!(reader.located(10..20), 0);
     writer.put(10..20, 300);
     reader.work(300);
     assert_eq!(reader.count(0..20), 20);
@@ -116,8 +117,14 @@ fn the_interval_doubles_while_nothing_changes() {
     assert_eq!(
         reader.count(0..30),
         30,
-        "after a change the interval is short again"
+        "after a missing row was found the interval is short again"
     );
+    writer.put(30..40, 300);
+    reader.remote.locate(&[unknown()]);
+    reader.work(20);
+    assert_eq!(reader.located(0..40), 30, "the others were not missing");
+    reader.work(31);
+    assert_eq!(reader.count(0..40), 40);
 }
 
 #[test]
