@@ -405,6 +405,10 @@ impl RemoteCatalog {
                 }),
             }
         }
+        if rows > self.max_rows {
+            let reason = format_args!("{rows} rows; at most {} are known", self.max_rows);
+            self.client.warnings.note(Warning::IndexFull, reason);
+        }
         self.rows.detach(&beyond);
         self.rows.sweep();
         loads

@@ -15,6 +15,7 @@ pub(super) enum Warning {
     Throttled,
     Corrupt,
     BacklogFull,
+    IndexFull,
 }
 
 impl Warning {
@@ -47,6 +48,10 @@ impl Warning {
             Warning::BacklogFull => {
                 "too many rows wait for their upload; further ones are not shared with other machines; check why \
                  uploads fail, or whether the network is too slow for what is computed"
+            }
+            Warning::IndexFull => {
+                "the remote has more rows than a process knows; the oldest are computed and uploaded again; remove some with \
+                 `torchcache prune`, or give each part of the data its own `version`"
             }
         }
     }

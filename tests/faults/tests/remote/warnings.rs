@@ -9,7 +9,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::common::{Machine, SEGMENTS, bucket};
+use crate::common::{Machine, SEGMENTS, bucket, unknown};
 use crate::host::Host;
 
 const LEN: usize = 300;
@@ -154,6 +154,24 @@ fn damaged_objects_are_said_once() {
     });
     expect_one(&warnings, &["not as it was written", "computed here"]);
     assert!(there.stats().corrupt > 1);
+}
+
+#[test]
+fn more_rows_than_a_process_knows_are_said_once() {
+    let bucket = bucket();
+    let here = Machine::with(&bucket, 0, |config| {
+        config.url = "s3://bucket/team".to_owned();
+        config.max_rows = 25;
+    });
+    let there = Machine::new(&bucket);
+    let warnings = warnings(|| {
+        for n in 0..5 {
+            there.put(n * 10..n * 10 + 10, LEN);
+            here.remote.locate(&[unknown()]);
+            here.work(301);
+        }
+    });
+    expect_one(&warnings, &["at most 25 are known", "`torchcache prune`"]);
 }
 
 #[test]
