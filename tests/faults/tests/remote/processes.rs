@@ -5,13 +5,14 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use torchcache_faults::cases::{case, cases, eventually};
 use torchcache_faults::dir_objects::DirObjects;
-use torchcache_faults::process::{Running, command, number};
+use torchcache_faults::process::{Running, command, fork, number};
 use torchcache_faults::roles::remote_tier::{LEN, ROWS, compute, open};
 use torchcache_faults::rows::{key, value};
 use torchcache_store::Key;
+use torchcache_store::remote::RemoteFlushError;
 use torchcache_store::segment::SegmentReader;
 
 /// What a process may take that waits ten seconds for uploads.
@@ -192,6 +193,36 @@ fn the_thread_of_a_dropped_tier_leaves_rows_that_are_denied_to_the_next_one() {
         tier.flush(Duration::from_secs(60)).is_ok() && !objects.objects("/s/").is_empty()
     };
     assert!(eventually(Duration::from_secs(25), is_put));
+    expect_once(&bucket, 0..ROWS);
+}
+
+#[test]
+fn a_flush_in_a_forked_child_uploads_nothing_and_returns_what_its_parent_has_left() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let (dir, bucket) = (temp.path().join("feed"), temp.path().join("bucket"));
+    let opened = open(&dir, &bucket);
+    let tier = &opened.1;
+    let left_in_child = |expected: u64| {
+        let child = || {
+            let begin = Instant::now();
+            let left = match tier.flush(Duration::from_secs(600)) {
+                Ok(()) => 0,
+                Err(RemoteFlushError::Timeout { rows, source, .. }) if source.is_none() => rows,
+                Err(other) => panic!("{other}"),
+            };
+            i32::from(left != expected || begin.elapsed() >= ENDS_WITHIN)
+        };
+        let ended = waitpid(Some(fork(child).expect("it forks")), WaitOptions::empty());
+        let status = ended
+            .expect("it is there")
+            .and_then(|it| it.1.exit_status());
+        assert_eq!(status, Some(0));
+    };
+    compute(&opened, 0..ROWS);
+    left_in_child(ROWS);
+    assert!(DirObjects::new(&bucket).objects("/s/").is_empty());
+    tier.flush(Duration::from_secs(60)).expect("it is uploaded");
+    left_in_child(0);
     expect_once(&bucket, 0..ROWS);
 }
 
