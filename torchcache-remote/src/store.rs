@@ -226,9 +226,10 @@ impl RemoteStore {
                 };
                 options.extensions.insert(begun);
                 options.extensions.insert(Listing);
+                let shorter = without_last_character(prefix);
                 // A page may have nothing, and not be the last one.
                 loop {
-                    let listed = pages.list_paginated(Some(prefix), options.clone()).await?;
+                    let listed = pages.list_paginated(Some(shorter), options.clone()).await?;
                     let objects = listed.result.objects.into_iter().map(listed_object);
                     let objects: Vec<_> = objects.filter(is_wanted).collect();
                     let is_last = listed.page_token.is_none();
@@ -355,6 +356,15 @@ fn path(key: &str) -> Result<Path, ObjectError> {
     Path::parse(key).map_err(|error| ObjectError::new(ObjectErrorKind::Other, error))
 }
 
+/// The client for Azure leaves out the object whose key is the prefix of a listing, as it does directories.
+fn without_last_character(prefix: &str) -> &str {
+    let last = prefix.char_indices().next_back();
+    last.map_or(prefix, |(n, character)| match character {
+        '/' => prefix,
+        _ => &prefix[..n],
+    })
+}
+
 fn listed_object(meta: ObjectMeta) -> ListedObject {
     ListedObject {
         key: meta.location.into(),
@@ -414,18 +424,19 @@ mod tests {
 
     use super::*;
 
-    /// Pages of a listing, each with these keys. The token of a page is its number.
+    /// Pages of a listing, each with these keys, without the one that is the prefix. The token of a page is its number.
     struct Pages(Vec<Vec<&'static str>>);
 
     #[async_trait]
     impl PaginatedListStore for Pages {
         async fn list_paginated(
             &self,
-            _: Option<&str>,
+            prefix: Option<&str>,
             options: PaginatedListOptions,
         ) -> object_store::Result<PaginatedListResult> {
             let n = options.page_token.map_or(0, |it| it.parse().unwrap());
-            let objects = self.0[n].iter().map(|&key| ObjectMeta {
+            let listed = self.0[n].iter().filter(|&&key| Some(key) != prefix);
+            let objects = listed.map(|&key| ObjectMeta {
                 location: key.into(),
                 last_modified: std::time::SystemTime::UNIX_EPOCH.into(),
                 size: 1,
@@ -443,16 +454,32 @@ mod tests {
         }
     }
 
+    /// The keys of a page, and whether it is the last one.
+    fn list(pages: &[&[&'static str]], prefix: &str, after: Option<&str>) -> (Vec<String>, bool) {
+        let pages = Pages(pages.iter().map(|it| it.to_vec()).collect());
+        let store = RemoteStore::new(Arc::new(InMemory::new()), Lister::Pages(Arc::new(pages)));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let page = store.list(prefix, after, deadline).unwrap();
+        let keys = page.objects.into_iter().map(|it| it.key);
+        (keys.collect(), page.is_last)
+    }
+
+    #[test]
+    fn an_object_whose_key_is_the_prefix_is_listed() {
+        let (keys, _) = list(
+            &[&["p/lates", "p/latest", "p/latest2", "p/latesu"]],
+            "p/latest",
+            None,
+        );
+        assert_eq!(keys, ["p/latest", "p/latest2"]);
+        for (prefix, shorter) in [("p/", "p/"), ("", ""), ("ü", ""), ("p/ü", "p/")] {
+            assert_eq!(without_last_character(prefix), shorter);
+        }
+    }
+
     #[test]
     fn pages_without_new_objects_are_passed_over() {
-        let list = |pages: &[&[&'static str]], after| {
-            let pages = Pages(pages.iter().map(|it| it.to_vec()).collect());
-            let store = RemoteStore::new(Arc::new(InMemory::new()), Lister::Pages(Arc::new(pages)));
-            let deadline = Instant::now() + Duration::from_secs(60);
-            let page = store.list("p/", after, deadline).unwrap();
-            let keys = page.objects.into_iter().map(|it| it.key);
-            (keys.collect::<Vec<_>>(), page.is_last)
-        };
+        let list = |pages: &[&[&'static str]], after| list(pages, "p/", after);
         let found = |keys: &[&str], is_last| (keys.iter().map(|&it| it.into()).collect(), is_last);
         assert_eq!(
             list(&[&[], &[], &["p/a"], &["p/b"]], None),
