@@ -19,6 +19,10 @@ pub(crate) fn open(container: &str, variables: &Variables) -> object_store::Resu
     if let Some(endpoint) = variables.get("IDENTITY_ENDPOINT") {
         builder = builder.with_msi_endpoint(endpoint);
     }
+    let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    if endpoint.is_some_and(|it| it.starts_with("http://")) {
+        builder = builder.with_allow_http(true);
+    }
     let builder = builder
         .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), NO_TIMEOUT)
         .with_container_name(container)

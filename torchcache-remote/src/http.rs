@@ -36,6 +36,11 @@ impl HttpService for Checked {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let begun = request.extensions().get::<Begun>().cloned();
         let is_change = matches!(request.method().as_str(), "PUT" | "DELETE");
+        // How the client for Azure removes an object.
+        let is_batch = request
+            .uri()
+            .query()
+            .is_some_and(|it| it.contains("comp=batch"));
         let is_listing = request.extensions().get::<Listing>().is_some();
         let response = self.0.execute(request).await?;
         if let Some(begun) = &begun {
@@ -45,7 +50,7 @@ impl HttpService for Checked {
         let limit = match status {
             400.. => MAX_ERROR_BODY,
             _ if is_listing => MAX_LISTING,
-            _ if is_change => MAX_ERROR_BODY,
+            _ if is_change || is_batch => MAX_ERROR_BODY,
             _ => return Ok(response),
         };
         let (parts, body) = response.into_parts();
@@ -55,6 +60,7 @@ impl HttpService for Checked {
             // Requests for credentials: their clients decide by the status.
             (401 | 403, None) => None,
             (200, _) if is_listing && !is_listing_text(&text) => Some(refusal_of_listing(&text)),
+            _ if is_batch => refusal_of(status_of_batch(&text).unwrap_or(status), &text),
             _ => refusal_of(status, &text),
         };
         match refusal {
@@ -121,6 +127,12 @@ fn refusal_of(status: u16, body: &str) -> Option<Refusal> {
     Some(Refusal { kind, reason })
 }
 
+/// The status of the request in a batch of one.
+fn status_of_batch(body: &str) -> Option<u16> {
+    let (_, rest) = body.split_once("HTTP/1.1 ")?;
+    rest.get(..3)?.parse().ok()
+}
+
 /// The text of the first XML element with this name.
 fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
@@ -163,6 +175,9 @@ mod tests {
         assert_eq!(kind(200, ""), None);
         assert_eq!(kind(409, ""), Some(RefusalKind::Other));
         assert_eq!(kind(503, ""), Some(RefusalKind::Throttled));
+        let part = "--batchresponse_1\r\nContent-ID: 0\r\n\r\nHTTP/1.1 403 Not authorized\r\nx-ms-version: 1\r\n\r\n";
+        assert_eq!(status_of_batch(part), Some(403));
+        assert_eq!(status_of_batch("HTTP/1.1 "), None);
         let refusal = refusal_of(404, &body("NoSuchBucket")).unwrap();
         assert_eq!(refusal.to_string(), "status 404 NoSuchBucket: Why");
         assert_eq!(refusal_of(503, "").unwrap().to_string(), "status 503");

@@ -1,0 +1,40 @@
+//! What differs on Azure.
+
+use torchcache_servers::{Fault, FaultProxy, Response};
+use torchcache_store::remote::ObjectErrorKind;
+
+use crate::support::{remove, soon};
+
+/// Azure answers each request of a batch in the body of a success.
+#[test]
+fn azure_denies_a_removal_in_the_answer_to_a_batch() {
+    let proxy = FaultProxy::start(([127, 0, 0, 1], 9).into()).unwrap();
+    let variables = [
+        (
+            "AZURE_STORAGE_ENDPOINT",
+            format!("{}/team", proxy.endpoint()),
+        ),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "team".to_owned()),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value));
+    let it = torchcache_remote::open_with("az://container/a", variables).unwrap();
+    let removed = |status: &str, code: &str| {
+        let body = format!(
+            "--batch_1\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\nHTTP/1.1 {status}\r\n\
+             x-ms-error-code: {code}\r\n\r\n\r\n--batch_1--\r\n"
+        );
+        let content_type = "multipart/mixed; boundary=batch_1";
+        let response = Response::new(202, content_type, body.into_bytes());
+        proxy.set_fault(Fault::Answer(response));
+        remove(&*it.store, &["a/b"], soon())
+    };
+    assert_eq!(removed("202 Accepted", ""), Ok(()));
+    assert_eq!(removed("404 Not there", "BlobNotFound"), Ok(()));
+    let denied = removed("403 Not authorized", "AuthorizationPermissionMismatch");
+    assert_eq!(denied, Err(ObjectErrorKind::Denied));
+    let busy = removed("503 Busy", "ServerBusy");
+    assert_eq!(busy, Err(ObjectErrorKind::Throttled));
+    let broken = removed("500 Broken", "InternalError");
+    assert_eq!(broken, Err(ObjectErrorKind::Other));
+}
