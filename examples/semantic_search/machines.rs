@@ -14,7 +14,7 @@ use tch::nn::{self, Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use torchcache_examples::{rows_that_differ, seconds};
-use torchcache_servers::{Fault, FaultProxy, SeaweedFs, WRITER, variables};
+use torchcache_servers::{Fault, FaultProxy, SeaweedFs, Server, WRITER, variables};
 
 use crate::args::{Args, Work};
 use crate::corpus;

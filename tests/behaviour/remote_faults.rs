@@ -8,7 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use torchcache_servers::{Fault, FaultProxy, READER, RequestKind, SeaweedFs, WRITER, variables};
+use torchcache_servers::{
+    Fault, FaultProxy, READER, RequestKind, SeaweedFs, Server, WRITER, variables,
+};
 
 use crate::multi_process::{child, succeed};
 

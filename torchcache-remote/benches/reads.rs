@@ -13,7 +13,7 @@ use object_store::ObjectStoreExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use tokio::runtime::Builder;
-use torchcache_servers::{SeaweedFs, WRITER, variables};
+use torchcache_servers::{SeaweedFs, Server, WRITER, variables};
 use torchcache_store::remote::{ObjectStore, RangeRead};
 
 const BUCKET: &str = "bench";

@@ -5,7 +5,9 @@ use std::process::Output;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use torchcache_servers::{Fault, FaultProxy, READER, RequestKind, SeaweedFs, WRITER, variables};
+use torchcache_servers::{
+    Fault, FaultProxy, READER, RequestKind, SeaweedFs, Server, WRITER, variables,
+};
 
 use crate::support::{command, hash, root, text};
 

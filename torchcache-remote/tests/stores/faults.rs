@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use torchcache_servers::{Fault, FaultProxy, RequestKind, WRITER};
+use torchcache_servers::{Fault, FaultProxy, RequestKind, Server, WRITER};
 use torchcache_store::remote::{ObjectErrorKind as Kind, ObjectStore};
 
 use crate::support::{location, read, remove, server, soon};

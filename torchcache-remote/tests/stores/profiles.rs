@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use torchcache_servers::{FaultProxy, WRITER};
+use torchcache_servers::{FaultProxy, Server, WRITER};
 use torchcache_store::remote::ObjectErrorKind;
 
 use crate::support::{BUCKET, server, soon};

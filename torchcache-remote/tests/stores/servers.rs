@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use torchcache_servers::{FaultProxy, READER, RequestKind, WRITER, variables};
+use torchcache_servers::{FaultProxy, READER, RequestKind, Server, WRITER, variables};
 use torchcache_store::remote::ObjectErrorKind;
 
 use crate::contract::check_contract;

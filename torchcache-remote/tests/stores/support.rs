@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use torchcache_remote::RemoteLocation;
-use torchcache_servers::{SeaweedFs, variables};
+use torchcache_servers::{SeaweedFs, Server, variables};
 use torchcache_store::remote::{ObjectErrorKind, ObjectStore, RangeRead};
 
 /// The bucket of the tests.
