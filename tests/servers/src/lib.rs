@@ -1,11 +1,14 @@
-//! Object stores for tests of the remote tier: [`SeaweedFs`], a real server that speaks S3, and [`FaultProxy`], which
-//! stands between a client and the server and causes faults.
+//! Object stores for tests of the remote tier: [`SeaweedFs`] and [`Ceph`], real servers that speak S3, [`Azurite`], an
+//! emulator of Azure, and [`FaultProxy`], which stands between a client and a server and causes faults.
 //!
 //! All listen on 127.0.0.1 only, and stop when they are dropped or when the test's process ends in any way.
-//! `cargo xtask test` installs SeaweedFS and names it in the variable of the environment that its `start` reads.
+//! `cargo xtask test` installs SeaweedFS, with `--all` the others too, and names each in the variable of the environment
+//! that its `start` reads.
 
 #![deny(missing_docs)]
 
+mod azurite;
+mod ceph;
 mod process;
 mod proxy;
 mod seaweedfs;
@@ -13,6 +16,8 @@ mod seaweedfs;
 use std::io;
 use std::net::SocketAddr;
 
+pub use azurite::Azurite;
+pub use ceph::Ceph;
 pub use proxy::{Fault, FaultProxy, ProxiedRequest, RequestKind, Response};
 pub use seaweedfs::SeaweedFs;
 

@@ -1,9 +1,26 @@
 //! What differs on Azure.
 
-use torchcache_servers::{Fault, FaultProxy, Response};
+use torchcache_servers::{Azurite, Fault, FaultProxy, Response};
 use torchcache_store::remote::ObjectErrorKind;
 
+use crate::servers::check_server;
 use crate::support::{remove, soon};
+use crate::tier::check_tier;
+
+#[test]
+#[ignore = "needs Azurite: cargo xtask servers"]
+fn azurite_keeps_the_contract_and_its_objects() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Azurite::start(dir.path()).expect("the server starts");
+    check_server(&mut server, 5_000);
+}
+
+#[test]
+#[ignore = "needs Azurite: cargo xtask servers"]
+fn machines_share_rows_by_azurite() {
+    let dir = tempfile::tempdir().unwrap();
+    check_tier(&mut Azurite::start(dir.path()).expect("the server starts"));
+}
 
 /// Azure answers each request of a batch in the body of a success.
 #[test]

@@ -8,3 +8,4 @@ mod process;
 mod profiles;
 mod servers;
 mod support;
+mod tier;

@@ -23,7 +23,19 @@ pub(crate) fn server(dir: &Path) -> SeaweedFs {
     server
 }
 
-/// A prefix of the bucket, at a server or a proxy.
+/// A prefix of the bucket of a server, by its own endpoint or that of a proxy.
+pub(crate) fn location_of(
+    server: &dyn Server,
+    endpoint: &str,
+    key: (&str, &str),
+    prefix: &str,
+) -> RemoteLocation {
+    let url = format!("{}://{BUCKET}/{prefix}", server.scheme());
+    let variables = server.variables(endpoint, key);
+    torchcache_remote::open_with(&url, variables).expect("the URL is right")
+}
+
+/// The same of a server that speaks S3.
 pub(crate) fn location(endpoint: &str, key: (&str, &str), prefix: &str) -> RemoteLocation {
     let url = format!("s3://{BUCKET}/{prefix}");
     torchcache_remote::open_with(&url, variables(endpoint, key)).expect("the URL is right")

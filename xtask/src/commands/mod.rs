@@ -9,5 +9,6 @@ pub(crate) mod kernels;
 pub(crate) mod layout;
 pub(crate) mod planted;
 pub(crate) mod sanitize;
+pub(crate) mod servers;
 pub(crate) mod soak;
 pub(crate) mod test;

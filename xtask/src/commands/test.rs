@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
+use crate::commands::servers;
 use crate::install::{libtorch, minilm, readback, seaweedfs};
 use crate::mirror;
 use crate::release::Release;
@@ -33,10 +34,20 @@ pub(crate) fn run(
     if args.is_empty() {
         shell::run(cmd!(sh, "cargo test --workspace --doc"))?;
     }
+    let mut not_run = Vec::new();
     if all && release.is_default() {
         print!("{}", interleavings(&sh, None)?);
+        if args.is_empty() {
+            not_run = servers::run(root)?;
+        }
     }
-    if shell::has_nextest(&sh) {
+    let tested = run_tests(&sh, all, args);
+    servers::report(&not_run);
+    tested
+}
+
+fn run_tests(sh: &Shell, all: bool, args: &[OsString]) -> Result<()> {
+    if shell::has_nextest(sh) {
         let profile = match all || !args.is_empty() {
             true => "all",
             false => "default",

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use xshell::{Shell, cmd};
+use xshell::Shell;
 
+use crate::install::debian;
 use crate::install::staged::{Partial, Staged};
 
 /// Names the folder, for this program and for the benchmark.
@@ -65,18 +66,9 @@ fn missing(folder: &Path) -> Option<&'static str> {
 
 fn fetch(partial: &Partial) -> Result<()> {
     eprintln!("fetching Debian's package {PACKAGE}, about 31 MB, into target/datasets/");
-    let sh = Shell::new()?;
-    sh.change_dir(&partial.scratch);
-    cmd!(sh, "apt-get download {PACKAGE}").quiet().read()?;
-    let mut files = sh.read_dir(".")?.into_iter();
-    let is_package = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
-    let package = files
-        .find(is_package)
-        .context("apt-get downloaded no package")?;
-    cmd!(sh, "dpkg-deb --extract {package} unpacked")
-        .quiet()
-        .read()?;
-    for file in sh.read_dir(Path::new("unpacked").join(FOLDER))? {
+    let unpacked = partial.scratch.join("unpacked");
+    debian::unpack(&[PACKAGE.to_owned()], &unpacked, partial)?;
+    for file in Shell::new()?.read_dir(unpacked.join(FOLDER))? {
         let name = file.file_name().expect("a listed file has a name");
         fs::rename(&file, partial.content.join(name))
             .with_context(|| format!("cannot move {}", file.display()))?;

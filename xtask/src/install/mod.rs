@@ -1,6 +1,8 @@
 //! What commands need from elsewhere: taken from where the environment says, else installed below
 //! `target/`.
 
+pub(crate) mod azurite;
+pub(crate) mod ceph;
 pub(crate) mod fake_cuda;
 pub(crate) mod fashion_mnist;
 pub(crate) mod libtorch;
@@ -10,6 +12,7 @@ pub(crate) mod python_peer;
 pub(crate) mod readback;
 pub(crate) mod seaweedfs;
 
+mod debian;
 mod pip;
 mod python;
 mod staged;
@@ -19,7 +22,14 @@ use std::env;
 use std::path::PathBuf;
 
 /// The path in a variable of the environment. One that is set to nothing counts as not set.
-fn named(variable: &str) -> Option<PathBuf> {
+pub(crate) fn named(variable: &str) -> Option<PathBuf> {
     let value = env::var_os(variable).filter(|value| !value.is_empty());
     value.map(PathBuf::from)
+}
+
+/// A program that a shell would find.
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    let mut programs = env::split_paths(&path).map(|folder| folder.join(program));
+    programs.find(|path| path.is_file())
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use torchcache_faults::objects::{ObjectFault, Request, SimClock, SimObjects};
-use torchcache_faults::rows::{batch, count_right, keys, value};
+use torchcache_faults::rows::{batch, count_right, fill_from_remote, keys};
 use torchcache_faults::sim::Sim;
 use torchcache_store::remote::{Clock, RemoteFlushError, RemoteMode, RemoteStats};
 use torchcache_store::remote_tier::{RemoteTier, RemoteTierConfig};
-use torchcache_store::{Config, RowBatch, Store};
+use torchcache_store::{Config, Store};
 
 use crate::common::{HASH, PREFIX, TIMEOUT};
 
@@ -115,30 +115,10 @@ impl Host {
         }
     }
 
-    /// Gets rows as the library does: those that the store lacks are read from the remote and put into the store.
-    /// Returns how many came from there. Each is right.
+    /// Gets rows as the library does, and returns how many came from the remote. Each is right.
     #[track_caller]
     pub(crate) fn get(&self, numbers: Range<u64>, len: usize) -> usize {
-        let epoch = self.store.epoch();
-        let mut missing = keys(numbers);
-        let located = self.store.locate(&missing);
-        let mut slots = located.iter();
-        missing.retain(|_| slots.next().is_some_and(Option::is_none));
-        let deadline = self.deadline();
-        let rows: Vec<_> = self.tier.locate(&missing, deadline);
-        let rows: Vec<_> = rows.into_iter().flatten().collect();
-        let mut values: Vec<Vec<u8>> = rows.iter().map(|row| vec![0xEE; row.len]).collect();
-        let mut out: Vec<&mut [u8]> = values.iter_mut().map(Vec::as_mut_slice).collect();
-        let read = self.tier.read(&rows, &mut out, deadline);
-        let mut got = 0;
-        for ((row, bytes), _) in rows.iter().zip(values).zip(read).filter(|(_, ok)| *ok) {
-            assert!(bytes == value(row.key(), len), "a wrong row");
-            got += 1;
-            let schema = row.schema().into();
-            let put = RowBatch::new(vec![*row.key()], schema, bytes, len);
-            self.store.put(put.expect("the parts fit").since(epoch));
-        }
-        got
+        fill_from_remote((&self.store, &self.tier), numbers, len, self.deadline())
     }
 
     /// Until when a call waits that begins now.

@@ -36,8 +36,9 @@ pub struct ProxiedRequest {
 impl ProxiedRequest {
     /// What it asks for.
     pub fn kind(&self) -> RequestKind {
+        let is_listing = ["list-type=2", "comp=list"].map(|it| self.target.contains(it));
         match &*self.method {
-            "GET" if self.target.contains("list-type=2") => RequestKind::List,
+            "GET" if is_listing.contains(&true) => RequestKind::List,
             "GET" => RequestKind::Get,
             "PUT" => RequestKind::Put,
             "DELETE" => RequestKind::Delete,
