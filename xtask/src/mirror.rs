@@ -17,7 +17,7 @@ use crate::shell;
 const RESULTS: [&str; 3] = ["target", ".git", "cuda-bundle"];
 
 /// The copy has its own: cargo changes it there.
-const LOCK: &str = "Cargo.lock";
+pub(crate) const LOCK: &str = "Cargo.lock";
 
 /// Updates the copy for `release` and returns a shell in it.
 pub(crate) fn prepare(root: &Path, release: &Release, libtorch: &Libtorch) -> Result<Shell> {

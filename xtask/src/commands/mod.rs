@@ -1,6 +1,7 @@
 //! One module a command.
 
 pub(crate) mod bench;
+pub(crate) mod clone;
 pub(crate) mod cuda_bundle;
 pub(crate) mod demo;
 pub(crate) mod docs;

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
-use crate::commands::servers;
+use crate::commands::{clone, servers};
 use crate::install::{libtorch, minilm, readback, seaweedfs};
 use crate::mirror;
 use crate::release::Release;
@@ -39,6 +39,7 @@ pub(crate) fn run(
         print!("{}", interleavings(&sh, None)?);
         if args.is_empty() {
             not_run = servers::run(root)?;
+            clone::check(root, &libtorch, &sh)?;
         }
     }
     let tested = run_tests(&sh, all, args);
