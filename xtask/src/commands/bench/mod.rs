@@ -34,7 +34,10 @@ pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
         // Set in any case: the variable may be set, and --no-peer given.
         sh.set_var(python_peer::VARIABLE, peer(root, plan)?.unwrap_or_default());
     }
-    if plan.parts().any(|part| part == Part::Machines) {
+    if plan
+        .parts()
+        .any(|part| matches!(part, Part::Machines | Part::Fill))
+    {
         seaweedfs::prepare(root, &sh)?;
     }
     // All are built before the first one runs: nothing must compile while something is timed.

@@ -39,6 +39,8 @@ pub(crate) enum Part {
     Precision,
     /// Needs a model and SeaweedFS.
     Machines,
+    /// Needs SeaweedFS.
+    Fill,
     ReadAhead,
     Stages,
     Store,
@@ -59,6 +61,7 @@ impl Part {
         match self {
             Self::Store | Self::Scale | Self::RemoteScale => "torchcache-store",
             Self::Precision | Self::Machines => "torchcache-examples",
+            Self::Fill => "torchcache-remote",
             _ => "torchcache-benches",
         }
     }
@@ -93,7 +96,7 @@ mod tests {
         let page = fs::read_to_string(root.join("docs/benchmarks.md")).unwrap();
         for part in Part::value_variants() {
             let folder = match part.package() {
-                "torchcache-store" => "torchcache-store",
+                library @ ("torchcache-store" | "torchcache-remote") => library,
                 package => package.trim_start_matches("torchcache-"),
             };
             let manifest = fs::read_to_string(root.join(folder).join("Cargo.toml")).unwrap();
