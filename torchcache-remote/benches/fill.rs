@@ -16,7 +16,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 use torchcache_faults::rows::{batch, fetch, keys, value};
 use torchcache_remote::RemoteLocation;
-use torchcache_servers::{SeaweedFs, WRITER, variables};
+use torchcache_servers::{SeaweedFs, Server, WRITER, variables};
 use torchcache_store::remote::RemoteMode;
 use torchcache_store::remote_tier::{RemoteTier, RemoteTierConfig};
 use torchcache_store::{Config, Key, RowBatch, Store};
@@ -87,10 +87,8 @@ impl Fill<'_> {
     /// A machine with a directory of this name.
     fn open(&self, name: &str) -> Result<(Store, RemoteTier)> {
         let location = self.location()?;
-        let config = Config {
-            compression: None,
-            ..Config::default()
-        };
+        let mut config = Config::default();
+        config.compression = None;
         let name = format!("{name}-{}", self.len);
         let store = Store::open(self.dir.join(name), config)?;
         let config = RemoteTierConfig {
