@@ -4,6 +4,7 @@
 mod azure;
 mod contract;
 mod faults;
+mod killed;
 mod process;
 mod profiles;
 mod servers;

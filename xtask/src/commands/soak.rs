@@ -17,11 +17,14 @@ use crate::shell;
 const PAGE: Page = Page("docs/reliability.md");
 
 /// The tests that have a long form: package and test target.
-const TESTS: [(&str, &str); 5] = [
+const TESTS: [(&str, &str); 8] = [
     ("torchcache-faults", "scenarios"),
     ("torchcache-faults", "moments"),
     ("torchcache-faults", "admin"),
     ("torchcache-faults", "forged"),
+    ("torchcache-faults", "remote"),
+    ("torchcache-faults", "remote_admin"),
+    ("torchcache-remote", "stores"),
     ("torchcache-soak", "modules"),
 ];
 

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
-use torchcache_faults::cases::{case, cases, eventually};
+use torchcache_faults::cases::{case, cases, eventually, seen};
 use torchcache_faults::dir_objects::DirObjects;
 use torchcache_faults::process::{Running, command, fork, number};
 use torchcache_faults::roles::remote_tier::{LEN, ROWS, compute, open};
@@ -118,13 +118,15 @@ fn a_store_that_is_known_to_fail_delays_no_end() {
 
 #[test]
 fn a_process_that_was_killed_while_it_uploads_loses_nothing_that_it_stored() {
-    for n in 0..u64::from(cases(5, 50)) {
+    const ROUNDS: u64 = 3;
+    let cases = u64::from(cases(5, 100));
+    for n in 0..cases {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let (dir, bucket) = (temp.path(), temp.path().join("bucket"));
         let mut stored = 0;
-        for round in 0..3 {
+        for round in 0..ROUNDS {
             let mut child = start(dir, &bucket, "keeps-computing", 1_000_000 * round);
-            let lines = fastrand::Rng::with_seed(n * 3 + round).u32(1..20);
+            let lines = fastrand::Rng::with_seed(n * ROUNDS + round).u32(1..20);
             for _ in 0..lines {
                 let line = child.line().expect("it goes on");
                 stored = number(&line, "STORED").expect("it says so");
@@ -135,6 +137,7 @@ fn a_process_that_was_killed_while_it_uploads_loses_nothing_that_it_stored() {
             expect_once(&bucket, 1_000_000 * round..stored);
         }
     }
+    seen("killed while uploading", cases * ROUNDS);
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! The server is killed while it takes writes.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use torchcache_faults::cases::{cases, eventually, seen};
+use torchcache_faults::rows::{batch, keys, value};
+use torchcache_remote::RemoteLocation;
+use torchcache_servers::WRITER;
+use torchcache_store::remote::{ObjectErrorKind, RemoteMode};
+use torchcache_store::remote_tier::{RemoteRow, RemoteTier, RemoteTierConfig};
+use torchcache_store::{Config, Store};
+
+use crate::support::{location, server, soon};
+
+/// The length of the rows.
+const LEN: usize = 20_000;
+
+/// How many rows are flushed at a time.
+const ROWS: u64 = 40;
+
+/// A process of a machine with this directory.
+fn open(dir: &Path, it: &RemoteLocation) -> (Store, RemoteTier) {
+    let store = Store::open(dir, Config::default()).expect("it opens");
+    let config = RemoteTierConfig {
+        url: "s3://team/killed-in-writes".to_owned(),
+        prefix: format!("{}/", it.prefix),
+        module_hash: "feed".to_owned(),
+        mode: RemoteMode::ReadWrite,
+    };
+    let tier = RemoteTier::open(&store, it.store.clone(), config);
+    (store, tier)
+}
+
+#[test]
+fn acknowledged_rows_survive_kills_of_the_server_while_it_takes_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(dir.path());
+    let it = location(&server.endpoint(), WRITER, "killed-in-writes");
+    let writer = open(&dir.path().join("writer"), &it);
+    let acknowledged = AtomicU64::new(0);
+    let is_over = AtomicBool::new(false);
+    let interrupted = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                let first = acknowledged.load(Ordering::Acquire);
+                writer.0.put(batch(first..first + ROWS, LEN));
+                let rows = keys(first..first + ROWS).into_iter();
+                writer.1.push(rows.map(|key| (key, LEN as u32)));
+                let flushed = writer.1.flush(Duration::from_secs(120));
+                flushed.expect("it is uploaded once the server is back");
+                acknowledged.store(first + ROWS, Ordering::Release);
+            }
+        });
+        let failures = || {
+            let requests = writer.1.stats().requests;
+            let errors = ObjectErrorKind::ALL
+                .into_iter()
+                .filter(|it| *it != ObjectErrorKind::Off);
+            errors.map(|it| requests.errors(it)).sum::<u64>()
+        };
+        let mut interrupted = 0;
+        for kill in 0..u64::from(cases(3, 40)) {
+            let before = (acknowledged.load(Ordering::Acquire), failures());
+            let has_written = || acknowledged.load(Ordering::Acquire) > before.0;
+            assert!(eventually(Duration::from_secs(120), has_written));
+            thread::sleep(Duration::from_millis(kill * 37 % 100));
+            server.kill();
+            let is_noticed = || failures() > before.1;
+            interrupted += u64::from(eventually(Duration::from_secs(30), is_noticed));
+            server.restart().expect("it starts again");
+        }
+        is_over.store(true, Ordering::Release);
+        interrupted
+    });
+    seen(
+        "the server of objects is killed while it takes writes",
+        interrupted,
+    );
+    all_are_right(
+        &open(&dir.path().join("reader"), &it),
+        acknowledged.into_inner(),
+    );
+}
+
+/// Another machine finds so many rows, and each is right.
+#[track_caller]
+fn all_are_right((_, tier): &(Store, RemoteTier), count: u64) {
+    let keys = keys(0..count);
+    for keys in keys.chunks(500) {
+        let rows: Vec<RemoteRow> = tier.locate(keys, soon()).into_iter().flatten().collect();
+        assert_eq!(rows.len(), keys.len(), "acknowledged rows are found");
+        let mut values = vec![vec![0; LEN]; rows.len()];
+        let mut out: Vec<&mut [u8]> = values.iter_mut().map(Vec::as_mut_slice).collect();
+        assert!(tier.read(&rows, &mut out, soon()).into_iter().all(|it| it));
+        for (key, bytes) in keys.iter().zip(&values) {
+            assert!(*bytes == value(key, LEN), "a wrong row");
+        }
+    }
+}
