@@ -67,7 +67,7 @@ pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
         );
         for row in parse(&shell::read_tests(test.env("TORCHCACHE_SOAK", "1"))?)? {
             println!("{}: {}", row.fault, row.times);
-            rows.push(row);
+            add(&mut rows, row);
         }
     }
     if !names.is_empty() {
@@ -91,6 +91,14 @@ pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
         text += &format!("| {fault} | {times} |\n");
     }
     PAGE.put(root, "soak", &text)
+}
+
+/// Tests that cause one fault have one line.
+fn add(rows: &mut Vec<FaultRow>, row: FaultRow) {
+    match rows.iter_mut().find(|it| it.fault == row.fault) {
+        Some(it) => it.times += row.times,
+        None => rows.push(row),
+    }
 }
 
 /// Random sequences of the whole library, with more cases than in a test.

@@ -239,7 +239,7 @@ fn a_compaction_that_is_killed_loses_and_doubles_nothing() {
             settle(&bucket, 80);
             requests.load(Ordering::SeqCst) >= nth
         });
-        seen("compaction killed at a request", times);
+        seen("compaction of a bucket killed at any request", times);
     }
 }
 
@@ -284,10 +284,7 @@ fn two_compactions_at_once_lose_and_double_nothing() {
             }
             happened
         });
-        seen(
-            "request of a compaction during which another one ran",
-            times,
-        );
+        seen("another compaction of a bucket at any request", times);
     }
 }
 
@@ -317,7 +314,7 @@ fn two_compactions_of_other_sources_double_nothing() {
             happened
         });
         seen(
-            "request of a compaction during which one of other sources ran",
+            "another compaction of a bucket at any request, with other sources",
             times,
         );
     }
@@ -335,7 +332,7 @@ fn two_that_remove_sources_at_once_lose_nothing() {
         happened
     });
     seen(
-        "request of a compaction during which another one removed",
+        "another compaction of a bucket removes sources at any request",
         times,
     );
 }
@@ -357,7 +354,7 @@ fn rows_that_are_pruned_meanwhile_do_not_stop_it() {
         happened
     });
     seen(
-        "request of a compaction before which a source was removed",
+        "a source of a compaction of a bucket is removed at any request",
         times,
     );
 }

@@ -144,5 +144,8 @@ fn every_operation_ends_and_loses_no_row_under_every_fault() {
             }
         }
     }
-    seen("fault of a request of administration", times);
+    seen(
+        "a request of listing, checking, pruning or clearing a bucket fails",
+        times,
+    );
 }
