@@ -8,7 +8,7 @@ use std::time::Duration;
 use torchcache_faults::cases::{cases, eventually, seen};
 use torchcache_faults::rows::{batch, keys, value};
 use torchcache_remote::RemoteLocation;
-use torchcache_servers::WRITER;
+use torchcache_servers::{Server, WRITER};
 use torchcache_store::remote::{ObjectErrorKind, RemoteMode, RemoteRow};
 use torchcache_store::remote_tier::{RemoteTier, RemoteTierConfig};
 use torchcache_store::{Config, Store};
@@ -20,6 +20,15 @@ const LEN: usize = 20_000;
 
 /// How many rows are flushed at a time.
 const ROWS: u64 = 40;
+
+/// Tells the writer to end, also where the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
 
 /// A process of a machine with this directory.
 fn open(dir: &Path, it: &RemoteLocation) -> (Store, RemoteTier) {
@@ -54,6 +63,7 @@ fn acknowledged_rows_survive_kills_of_the_server_while_it_takes_writes() {
                 acknowledged.store(first + ROWS, Ordering::Release);
             }
         });
+        let _ends = Ends(&is_over);
         let broken = || writer.1.stats().requests.errors(ObjectErrorKind::Other);
         let mut interrupted = 0;
         for kill in 0..u64::from(cases(2, 20)) {
@@ -66,11 +76,10 @@ fn acknowledged_rows_survive_kills_of_the_server_while_it_takes_writes() {
             interrupted += u64::from(eventually(Duration::from_secs(30), || broken() > before));
             server.restart().expect("it starts again");
         }
-        is_over.store(true, Ordering::Release);
         interrupted
     });
     seen(
-        "the server of objects is killed while it takes writes",
+        "the server of a bucket is killed while it takes writes",
         interrupted,
     );
     all_are_right(
