@@ -10,10 +10,18 @@ use crate::http::Connector;
 use crate::store::RemoteStore;
 use crate::variables::Variables;
 
+/// Variables of the program `az` that the client does not know.
+const OF_AZ: [(&str, AzureConfigKey); 2] = [
+    ("AZURE_STORAGE_ACCOUNT", AzureConfigKey::AccountName),
+    ("AZURE_STORAGE_KEY", AzureConfigKey::AccessKey),
+];
+
 /// A container, with the account and the credentials of these variables.
 pub(crate) fn open(container: &str, variables: &Variables) -> object_store::Result<RemoteStore> {
     let mut builder = MicrosoftAzureBuilder::new();
-    for (key, value) in variables.settings("AZURE_") {
+    let of_az = OF_AZ.into_iter();
+    let of_az = of_az.filter_map(|(name, key)| Some((key, variables.get(name)?)));
+    for (key, value) in of_az.chain(variables.settings("AZURE_")) {
         builder = builder.with_config(key, value);
     }
     if let Some(endpoint) = variables.get("IDENTITY_ENDPOINT") {

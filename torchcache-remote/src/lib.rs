@@ -17,8 +17,8 @@
 //! `AWS_SECRET_ACCESS_KEY`, web identity, container credentials, the profile `AWS_PROFILE` with SSO by the program `aws`,
 //! and the metadata service of the instance. `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names another store, to which
 //! the bucket is a part of the path; `AWS_REGION` or `AWS_DEFAULT_REGION` the region. For GCS:
-//! `GOOGLE_APPLICATION_CREDENTIALS` or the metadata service. For Azure: `AZURE_STORAGE_ACCOUNT_NAME` with a key or a
-//! token, or a managed identity; `AZURE_STORAGE_ENDPOINT` names another endpoint.
+//! `GOOGLE_APPLICATION_CREDENTIALS` or the metadata service. For Azure: `AZURE_STORAGE_ACCOUNT` with `AZURE_STORAGE_KEY`
+//! or `AZURE_STORAGE_SAS_TOKEN`, or a managed identity; `AZURE_STORAGE_ENDPOINT` names another endpoint.
 //!
 //! ```
 //! let location = torchcache_remote::open("file:///mnt/team/cache")?;

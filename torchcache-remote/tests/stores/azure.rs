@@ -22,7 +22,7 @@ fn machines_share_rows_by_azurite() {
     check_tier(&mut Azurite::start(dir.path()).expect("the server starts"));
 }
 
-/// Azure answers each request of a batch in the body of a success.
+/// Azure answers each request of a batch in the body of a success. The variables are those of the program `az`.
 #[test]
 fn azure_denies_a_removal_in_the_answer_to_a_batch() {
     let proxy = FaultProxy::start(([127, 0, 0, 1], 9).into()).unwrap();
@@ -31,8 +31,8 @@ fn azure_denies_a_removal_in_the_answer_to_a_batch() {
             "AZURE_STORAGE_ENDPOINT",
             format!("{}/team", proxy.endpoint()),
         ),
-        ("AZURE_STORAGE_ACCOUNT_NAME", "team".to_owned()),
-        ("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0".to_owned()),
+        ("AZURE_STORAGE_ACCOUNT", "team".to_owned()),
+        ("AZURE_STORAGE_KEY", "c2VjcmV0".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value));
     let it = torchcache_remote::open_with("az://container/a", variables).unwrap();
