@@ -1,4 +1,4 @@
-//! Real servers: their answers, their keys, their deaths.
+//! Real servers: answers, keys and kills.
 
 use std::net::TcpListener;
 use std::sync::Arc;

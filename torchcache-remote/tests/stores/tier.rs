@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use torchcache_faults::cases::eventually;
 use torchcache_faults::rows::{batch, expect_all, fill_from_remote, keys};
 use torchcache_remote::RemoteLocation;
 use torchcache_servers::{Ceph, Server, WRITER};
@@ -143,11 +144,15 @@ fn count_on_new_machine(location: &RemoteLocation, numbers: Range<u64>) -> usize
 }
 
 /// Machines upload and read rows, the server is killed and starts again, and all is compacted and pruned.
+///
+/// Nothing remains once the threads of all machines have ended, each of which puts a read mark or a hint before.
 pub(crate) fn check_tier(server: &mut dyn Server) {
     const SEGMENTS: u64 = 4;
     const ALL: u64 = SEGMENTS * ROWS;
     server.create_bucket(BUCKET).expect("the bucket is made");
     let location = location_of(server, &server.endpoint(), WRITER, "tier");
+    let aged = Arc::new(Aged(location.store.clone()));
+    let without_machines = Arc::strong_count(&location.store);
     let first = Machine::new(&location);
     for n in 0..SEGMENTS - 1 {
         first.compute(n * ROWS..(n + 1) * ROWS);
@@ -166,9 +171,9 @@ pub(crate) fn check_tier(server: &mut dyn Server) {
     flush.expect_err("there is no server");
     server.restart().expect("it starts again");
     first.tier.flush(WAIT).expect("it is uploaded");
+    drop(first);
     assert_eq!(count_on_new_machine(&location, 0..ALL), ALL as usize);
 
-    let aged = Arc::new(Aged(location.store.clone()));
     let root = RemoteRoot::new(aged, Arc::new(SystemClock), &location.prefix);
     let compact = || root.compact(HASH, false, &()).expect("it is compacted");
     let report = compact();
@@ -187,6 +192,9 @@ pub(crate) fn check_tier(server: &mut dyn Server) {
         "{states:?}"
     );
 
+    // A read mark that is put after the plan was made keeps its segment.
+    let have_ended = || Arc::strong_count(&location.store) == without_machines;
+    assert!(eventually(WAIT, have_ended), "threads of machines go on");
     let keep = RemoteKeep {
         keep: Keep::MaxBytes(0),
         grace: Duration::ZERO,
