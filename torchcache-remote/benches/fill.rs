@@ -2,7 +2,7 @@
 //! which gets the same objects. `--quick` takes few rows. Needs the variable that names the server.
 //!
 //! ```sh
-//! TORCHCACHE_SEAWEEDFS=target/seaweedfs/4.48/bin/weed cargo bench --package torchcache-remote --bench fill
+//! TORCHCACHE_SEAWEEDFS=$PWD/target/seaweedfs/4.48/bin/weed cargo bench --package torchcache-remote --bench fill
 //! ```
 
 use std::error::Error;
