@@ -1,19 +1,17 @@
 //! The server is killed while it takes writes.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use torchcache_faults::cases::{cases, eventually, seen};
 use torchcache_faults::rows::{batch, keys, value};
-use torchcache_remote::RemoteLocation;
 use torchcache_servers::{Server, WRITER};
-use torchcache_store::remote::{ObjectErrorKind, RemoteMode, RemoteRow};
-use torchcache_store::remote_tier::{RemoteTier, RemoteTierConfig};
-use torchcache_store::{Config, Store};
+use torchcache_store::Store;
+use torchcache_store::remote::{ObjectErrorKind, RemoteRow};
+use torchcache_store::remote_tier::RemoteTier;
 
-use crate::support::{location, server, soon};
+use crate::support::{location, machine, server, soon};
 
 /// The length of the rows.
 const LEN: usize = 20_000;
@@ -30,25 +28,12 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// A process of a machine with this directory.
-fn open(dir: &Path, it: &RemoteLocation) -> (Store, RemoteTier) {
-    let store = Store::open(dir, Config::default()).expect("it opens");
-    let config = RemoteTierConfig {
-        url: "s3://team/killed-in-writes".to_owned(),
-        prefix: format!("{}/", it.prefix),
-        module_hash: "feed".to_owned(),
-        mode: RemoteMode::ReadWrite,
-    };
-    let tier = RemoteTier::open(&store, it.store.clone(), config);
-    (store, tier)
-}
-
 #[test]
 fn acknowledged_rows_survive_kills_of_the_server_while_it_takes_writes() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = server(dir.path());
     let it = location(&server.endpoint(), WRITER, "killed-in-writes");
-    let writer = open(&dir.path().join("writer"), &it);
+    let writer = machine(&dir.path().join("writer"), &it);
     let acknowledged = AtomicU64::new(0);
     let is_over = AtomicBool::new(false);
     let interrupted = thread::scope(|scope| {
@@ -83,7 +68,7 @@ fn acknowledged_rows_survive_kills_of_the_server_while_it_takes_writes() {
         interrupted,
     );
     all_are_right(
-        &open(&dir.path().join("reader"), &it),
+        &machine(&dir.path().join("reader"), &it),
         acknowledged.into_inner(),
     );
 }

@@ -6,10 +6,15 @@ use std::time::{Duration, Instant};
 
 use torchcache_remote::RemoteLocation;
 use torchcache_servers::{SeaweedFs, Server, variables};
-use torchcache_store::remote::{ObjectErrorKind, ObjectStore, RangeRead};
+use torchcache_store::remote::{ObjectErrorKind, ObjectStore, RangeRead, RemoteMode};
+use torchcache_store::remote_tier::{RemoteTier, RemoteTierConfig};
+use torchcache_store::{Config, Store};
 
 /// The bucket of the tests.
 pub(crate) const BUCKET: &str = "team";
+
+/// The module hash of the machines.
+pub(crate) const HASH: &str = "0123abcd";
 
 /// What a busy machine may need.
 pub(crate) fn soon() -> Instant {
@@ -39,6 +44,19 @@ pub(crate) fn location_of(
 pub(crate) fn location(endpoint: &str, key: (&str, &str), prefix: &str) -> RemoteLocation {
     let url = format!("s3://{BUCKET}/{prefix}");
     torchcache_remote::open_with(&url, variables(endpoint, key)).expect("the URL is right")
+}
+
+/// A process of a machine with this directory.
+pub(crate) fn machine(dir: &Path, location: &RemoteLocation) -> (Store, RemoteTier) {
+    let store = Store::open(dir.join(HASH), Config::default()).expect("it opens");
+    let config = RemoteTierConfig {
+        url: "the server".to_owned(),
+        prefix: location.prefix.clone(),
+        module_hash: HASH.to_owned(),
+        mode: RemoteMode::ReadWrite,
+    };
+    let tier = RemoteTier::open(&store, location.store.clone(), config);
+    (store, tier)
 }
 
 /// The results of reads, in their order.

@@ -9,17 +9,13 @@ use torchcache_faults::cases::eventually;
 use torchcache_faults::rows::{batch, expect_all, fill_from_remote, keys};
 use torchcache_remote::RemoteLocation;
 use torchcache_servers::{Ceph, Server, WRITER};
+use torchcache_store::Store;
 use torchcache_store::admin::{Keep, SegmentState};
-use torchcache_store::remote::{
-    ObjectError, ObjectPage, ObjectStore, RangeRead, RemoteMode, SystemClock,
-};
+use torchcache_store::remote::{ObjectError, ObjectPage, ObjectStore, RangeRead, SystemClock};
 use torchcache_store::remote_admin::{RemoteKeep, RemotePrunePlan, RemoteRoot};
-use torchcache_store::remote_tier::{RemoteTier, RemoteTierConfig};
-use torchcache_store::{Config, Store};
+use torchcache_store::remote_tier::RemoteTier;
 
-use crate::support::{BUCKET, location_of, server, soon};
-
-const HASH: &str = "0123abcd";
+use crate::support::{BUCKET, HASH, location_of, machine, server, soon};
 
 /// The length of the rows.
 const LEN: usize = 2_000;
@@ -53,14 +49,7 @@ struct Machine {
 impl Machine {
     fn new(location: &RemoteLocation) -> Machine {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path().join(HASH), Config::default()).unwrap();
-        let config = RemoteTierConfig {
-            url: "the server".to_owned(),
-            prefix: location.prefix.clone(),
-            module_hash: HASH.to_owned(),
-            mode: RemoteMode::ReadWrite,
-        };
-        let tier = RemoteTier::open(&store, location.store.clone(), config);
+        let (store, tier) = machine(dir.path(), location);
         Machine {
             _dir: dir,
             store,
