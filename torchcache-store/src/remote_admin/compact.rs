@@ -52,12 +52,20 @@ pub struct JoinedSegments {
     pub superseded: Option<u64>,
 }
 
+/// The sources of compactions whose result exists, and so whose rows are elsewhere.
+#[derive(Debug)]
+pub(super) struct JoinedSources {
+    pub(super) all: HashSet<ObjectName>,
+    /// Those that can be removed now.
+    pub(super) removable: HashSet<ObjectName>,
+}
+
 /// What a record says.
 #[derive(Debug)]
 pub(super) struct Compaction {
     joined: ObjectName,
     record: CompactionRecord,
-    /// Sorted.
+    /// Sorted, each once.
     sources: Vec<ObjectName>,
 }
 
@@ -112,23 +120,31 @@ impl RemoteRoot {
         &self,
         cache: &RemoteCache,
         now: SystemTime,
-        dry_run: bool,
     ) -> Result<CompactReport, ObjectError> {
         let mut report = CompactReport::default();
         let mut work = Work::new(self, cache, self.requests.now(), &mut report)?;
-        work.remove_sources(now, dry_run);
+        work.remove_sources(now, false);
         Ok(report)
     }
 
-    /// The sources of compactions whose result exists, and so whose rows are elsewhere.
+    /// Reads which segments others have the rows of. Without the time of the store, none can be removed.
     pub(super) fn joined_sources(
         &self,
         cache: &RemoteCache,
-    ) -> Result<HashSet<ObjectName>, ObjectError> {
-        let names: HashSet<ObjectName> = cache.segments.iter().map(|it| it.name).collect();
-        let compactions = self.compactions(&cache.compactions, |_| {})?.into_iter();
-        let joined = compactions.filter(|it| names.contains(&it.joined));
-        Ok(joined.flat_map(|it| it.sources).collect())
+        now: Option<SystemTime>,
+    ) -> Result<JoinedSources, ObjectError> {
+        let mut report = CompactReport::default();
+        let mut work = Work::new(self, cache, self.requests.now(), &mut report)?;
+        let joined = work.compactions.iter();
+        let joined = joined.filter(|it| work.segments.contains_key(&it.joined));
+        let all = joined.flat_map(|it| it.sources.iter().copied()).collect();
+        if let Some(now) = now {
+            work.remove_sources(now, true);
+        }
+        let names = cache.segments.iter().map(|it| it.name);
+        let removable = names.filter(|name| !work.segments.contains_key(name));
+        let removable = removable.collect();
+        Ok(JoinedSources { all, removable })
     }
 
     /// Reads compaction records. Those that are not what their names say are left out, and `damaged` gets the keys of those
@@ -156,6 +172,7 @@ impl RemoteRoot {
                 continue;
             };
             sources.sort_unstable();
+            sources.dedup();
             let joined = record.joined;
             if joined == ObjectName::joined(&sources, joined.footer_bytes) {
                 compactions.push(Compaction {

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::ErrorKind;
 use std::time::{Duration, SystemTime};
 
+use super::compact::JoinedSources;
 use super::discover::{RemoteCache, RemoteRoot, SegmentObject};
 use super::records::read_claims;
 use super::remover::Remover;
 use crate::admin::{CheckProgress, Keep, PrunedSegment};
-use crate::remote::{ObjectError, ObjectErrorKind};
+use crate::remote::{ObjectError, ObjectErrorKind, ObjectName};
 use crate::segment::SegmentError;
 use crate::size::sum;
 
@@ -97,8 +98,8 @@ pub struct RemotePrunePlan<'r> {
     marks: Vec<String>,
     /// By the clock of the store, unless that is not known.
     now: SystemTime,
-    /// How many sources of compactions that ended each cache has. They are removed first.
-    joined: Vec<u64>,
+    /// The sources of compactions of each cache. Those that can be removed are removed first.
+    joined: Vec<JoinedSources>,
     /// With what is known before anything is removed.
     report: RemotePruneReport,
 }
@@ -121,11 +122,9 @@ impl<'r> RemotePrunePlan<'r> {
             joined: Vec::new(),
             report: RemotePruneReport::default(),
         };
-        plan.joined = vec![0; plan.caches.len()];
-        if let Some(now) = plan.store_time()? {
-            plan.now = now;
-            plan.count_joined()?;
-        }
+        let store_time = plan.store_time()?;
+        plan.read_joined(store_time)?;
+        plan.now = store_time.unwrap_or(plan.now);
         let now = plan.now;
         let manifests = root.manifests(&plan.caches).into_iter();
         plan.modules = manifests
@@ -154,14 +153,12 @@ impl<'r> RemotePrunePlan<'r> {
         Ok(None)
     }
 
-    /// Counts the sources of compactions that ended.
-    fn count_joined(&mut self) -> Result<(), ObjectError> {
-        for (cache, joined) in self.caches.iter().zip(&mut self.joined) {
-            if !cache.compactions.is_empty() {
-                let planned = self.root.finish_compactions(cache, self.now, true)?;
-                *joined = planned.removed_segments;
-                self.report.joined_sources += *joined;
-            }
+    /// Reads which segments are sources of compactions.
+    fn read_joined(&mut self, store_time: Option<SystemTime>) -> Result<(), ObjectError> {
+        for cache in &self.caches {
+            let joined = self.root.joined_sources(cache, store_time)?;
+            self.report.joined_sources += joined.removable.len() as u64;
+            self.joined.push(joined);
         }
         Ok(())
     }
@@ -169,8 +166,9 @@ impl<'r> RemotePrunePlan<'r> {
     /// Removes the sources of compactions that ended.
     fn finish_compactions(&mut self) {
         self.report.joined_sources = 0;
-        for (cache, _) in (self.caches.iter().zip(&self.joined)).filter(|(_, it)| **it > 0) {
-            match self.root.finish_compactions(cache, self.now, false) {
+        let joined = self.caches.iter().zip(&self.joined);
+        for (cache, _) in joined.filter(|(_, it)| !it.removable.is_empty()) {
+            match self.root.finish_compactions(cache, self.now) {
                 Ok(finished) => {
                     self.report.joined_sources += finished.removed_segments;
                     self.report.skipped.extend(finished.failed);
@@ -183,16 +181,12 @@ impl<'r> RemotePrunePlan<'r> {
     /// The segments in the order of their last reads.
     fn candidates(&mut self, now: SystemTime) -> Result<Vec<Candidate>, ObjectError> {
         let mut candidates = Vec::new();
-        for (index, cache) in self.caches.iter().enumerate() {
+        for (index, (cache, joined)) in self.caches.iter().zip(&self.joined).enumerate() {
             let reads = self.root.last_reads(cache)?;
-            // Their rows are in others, and they are removed by compactions.
-            let joined = self.root.joined_sources(cache)?;
             let mut needed = HashSet::new();
-            for segment in cache
-                .segments
-                .iter()
-                .filter(|it| !joined.contains(&it.name))
-            {
+            // Sources are removed by compactions.
+            let others = cache.segments.iter();
+            for segment in others.filter(|it| !joined.all.contains(&it.name)) {
                 let read = reads.get(&segment.name);
                 needed.extend(read.map(|read| read.mark));
                 let read = read.map_or(segment.modified, |it| it.at.max(segment.modified));
@@ -343,16 +337,17 @@ impl<'r> RemotePrunePlan<'r> {
     /// What would be removed.
     pub fn report(&self) -> RemotePruneReport {
         let mut pruned = Pruned::default();
-        let mut left: Vec<u64> = (self.caches.iter().zip(&self.joined))
-            .map(|(cache, joined)| cache.segments.len() as u64 - joined)
-            .collect();
         for candidate in &self.chosen {
             pruned.segment(self, candidate);
-            left[candidate.cache] -= 1;
         }
+        let chosen = self.chosen.iter().map(|it| (it.cache, it.segment.name));
+        let chosen: HashSet<(usize, ObjectName)> = chosen.collect();
         let touched: Vec<usize> = pruned.0.keys().copied().chain(self.empty.clone()).collect();
         for index in touched {
-            pruned.cache(self, index).cache_removed = left[index] == 0;
+            let joined = &self.joined[index].removable;
+            let mut names = self.caches[index].segments.iter().map(|it| it.name);
+            let is_removed = |name| joined.contains(&name) || chosen.contains(&(index, name));
+            pruned.cache(self, index).cache_removed = names.all(is_removed);
         }
         RemotePruneReport {
             caches: pruned.into_caches(),

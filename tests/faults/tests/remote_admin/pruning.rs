@@ -1,17 +1,19 @@
 //! Pruning: what is removed, what read marks and the grace period keep, and what is reported.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use torchcache_faults::cases::series;
 use torchcache_faults::objects::{ObjectFault, Request, SimObjects};
 use torchcache_store::admin::Keep;
 use torchcache_store::manifest::Manifest;
-use torchcache_store::remote::{Clock, ObjectErrorKind};
+use torchcache_store::remote::{Clock, ObjectErrorKind, ReadMark};
 use torchcache_store::remote_admin::{RemoteKeep, RemotePrunePlan, RemotePruneReport, RemoteRoot};
 
 use crate::common::{
-    CACHE, DAY, HASH, HOUR, PREFIX, SEGMENTS, bucket, listed, mark, object_keys, only, pass, put,
-    readable, root, root_of, segment_count,
+    CACHE, DAY, HASH, HOUR, PREFIX, RECORDS, SEGMENTS, bucket, listed, mark, object_keys, only,
+    pass, put, readable, root, root_of, segment_count,
 };
 
 const WEEK: Duration = Duration::from_secs(7 * DAY);
@@ -233,16 +235,20 @@ fn rows_that_a_machine_adds_meanwhile_stay() {
     assert!(bucket.objects(&format!("{CACHE}manifest.json")).len() == 1);
 }
 
-#[test]
-fn finished_compactions_are_completed_first() {
+/// Ten segments, and one that joined them an hour ago.
+fn joined() -> SimObjects {
     let bucket = ten();
     pass(&bucket, HOUR);
-    let compacted = root(&bucket)
-        .compact(HASH, false, &())
-        .expect("nothing fails");
-    assert_eq!(compacted.joined.len(), 1);
+    let compacted = root(&bucket).compact(HASH, false, &());
+    assert_eq!(compacted.expect("nothing fails").joined.len(), 1);
     pass(&bucket, HOUR + 1);
     assert_eq!(segment_count(&bucket), 11);
+    bucket
+}
+
+#[test]
+fn finished_compactions_are_completed_first() {
+    let bucket = joined();
     let before = only(&bucket).bytes();
     let keep = RemoteKeep {
         keep: Keep::MaxBytes(before / 2),
@@ -254,6 +260,62 @@ fn finished_compactions_are_completed_first() {
         (segment_count(&bucket), readable(&bucket, 0..100)),
         (1, 100)
     );
+}
+
+#[test]
+fn records_that_cannot_be_read_count_as_none() {
+    let everything = RemoteKeep {
+        keep: Keep::MaxBytes(0),
+        grace: Duration::ZERO,
+    };
+    // From this read on, all are damaged.
+    series(format_args!("damaged reads"), |nth| {
+        let bucket = joined();
+        let reads = Arc::new(AtomicU64::new(0));
+        let count = reads.clone();
+        let root = root_of(bucket.with_faults(move |request| {
+            let is_damaged =
+                request == Request::Read && count.fetch_add(1, Ordering::SeqCst) + 1 >= nth;
+            is_damaged.then_some(ObjectFault::FlippedBit)
+        }));
+        let plan = RemotePrunePlan::new(&root, everything).expect("no request fails");
+        let shown = plan.report();
+        // The sources are joined, or removed as the others are.
+        let removed = shown.caches[0].segments.len() as u64;
+        assert_eq!(removed + shown.joined_sources, 11, "{nth}: {shown:?}");
+        assert!(shown.caches[0].cache_removed, "{nth}: {shown:?}");
+        reads.load(Ordering::SeqCst) >= nth
+    });
+}
+
+#[test]
+fn a_record_that_lists_a_source_twice_has_no_effect() {
+    let bucket = bucket();
+    put(&bucket, 0..10);
+    let (source, bytes) = bucket.objects(SEGMENTS).remove(0);
+    let source = &source[SEGMENTS.len()..];
+    let sources = [source; 3];
+    let hashed = format!("joined, version 2\n{}\n", sources.join("\n"));
+    let hash = blake3::hash(hashed.as_bytes());
+    let random = hash.as_bytes().first_chunk().expect("it has 32 bytes");
+    let random = u64::from_le_bytes(*random);
+    let (time, _) = source.split_once('-').expect("names begin with a time");
+    let (_, footer) = source.rsplit_once('-').expect("names end in a length");
+    let joined = format!("{time}-0-{random:016x}-{footer}");
+    bucket.insert(&format!("{SEGMENTS}{joined}"), bytes.to_vec());
+    let content = ReadMark::content(sources);
+    bucket.insert(&format!("{RECORDS}{joined}"), content.into_bytes());
+    pass(&bucket, 2 * HOUR);
+    let dry = root(&bucket).compact(HASH, true, &());
+    assert_eq!(dry.expect("nothing fails").removed_segments, 0);
+    let report = prune(&root(&bucket), older_than(1));
+    assert_eq!((report.joined_sources, report.caches.len()), (0, 0));
+    assert_eq!(segment_count(&bucket), 2);
+    let everything = RemoteKeep {
+        keep: Keep::MaxBytes(0),
+        grace: Duration::ZERO,
+    };
+    assert!(prune(&root(&bucket), everything).caches[0].cache_removed);
 }
 
 #[test]
