@@ -19,58 +19,89 @@ const LEN: usize = 20_000;
 /// How many rows are flushed at a time.
 const ROWS: u64 = 40;
 
-/// Tells the writer to end, also where the test fails.
-struct Ends<'a>(&'a AtomicBool);
+/// What a busy machine may need until a flush is acknowledged.
+const LONG: Duration = Duration::from_secs(120);
+
+/// How far the writer is.
+#[derive(Default)]
+struct Progress {
+    acknowledged: AtomicU64,
+    is_flushing: AtomicBool,
+    is_over: AtomicBool,
+}
+
+/// Ends the writer, also where the test fails.
+struct Ends<'a>(&'a Progress);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        self.0.is_over.store(true, Ordering::Release);
     }
 }
 
 #[test]
-fn acknowledged_rows_survive_kills_of_the_server_while_it_takes_writes() {
+fn acknowledged_rows_survive_kills_of_the_server_during_flushes() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = server(dir.path());
     let it = location(&server.endpoint(), WRITER, "killed-in-writes");
     let writer = machine(&dir.path().join("writer"), &it);
-    let acknowledged = AtomicU64::new(0);
-    let is_over = AtomicBool::new(false);
-    let interrupted = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Acquire) {
-                let first = acknowledged.load(Ordering::Acquire);
-                writer.0.put(batch(first..first + ROWS, LEN));
-                let rows = keys(first..first + ROWS).into_iter();
-                writer.1.push(rows.map(|key| (key, LEN as u32)));
-                let flushed = writer.1.flush(Duration::from_secs(120));
-                flushed.expect("it is uploaded once the server is back");
-                acknowledged.store(first + ROWS, Ordering::Release);
+    let progress = Progress::default();
+    let wanted = u64::from(cases(2, 20));
+    let mut interrupted = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| write(&writer, &progress));
+        let _ends = Ends(&progress);
+        for n in 0..10 * wanted {
+            let is_interrupted = kill(&mut server, &writer.1, &progress, n * 37 % 100);
+            interrupted += u64::from(is_interrupted);
+            if interrupted == wanted {
+                break;
             }
-        });
-        let _ends = Ends(&is_over);
-        let broken = || writer.1.stats().requests.errors(ObjectErrorKind::Other);
-        let mut interrupted = 0;
-        for kill in 0..u64::from(cases(2, 20)) {
-            let before = acknowledged.load(Ordering::Acquire);
-            let has_written = || acknowledged.load(Ordering::Acquire) > before;
-            assert!(eventually(Duration::from_secs(120), has_written));
-            thread::sleep(Duration::from_millis(kill * 37 % 100));
-            let before = broken();
-            server.kill();
-            interrupted += u64::from(eventually(Duration::from_secs(30), || broken() > before));
-            server.restart().expect("it starts again");
         }
-        interrupted
     });
     seen(
-        "the server of a bucket is killed while it takes writes",
+        "the server of a bucket is killed during a flush",
         interrupted,
     );
     all_are_right(
         &machine(&dir.path().join("reader"), &it),
-        acknowledged.into_inner(),
+        progress.acknowledged.into_inner(),
     );
+}
+
+/// Flushes rows until it is over.
+fn write((store, tier): &(Store, RemoteTier), progress: &Progress) {
+    let numbers = (0..).step_by(ROWS as usize).map(|it| it..it + ROWS);
+    for numbers in numbers.take_while(|_| !progress.is_over.load(Ordering::Acquire)) {
+        store.put(batch(numbers.clone(), LEN));
+        let end = numbers.end;
+        tier.push(keys(numbers).into_iter().map(|key| (key, LEN as u32)));
+        progress.is_flushing.store(true, Ordering::Release);
+        let flushed = tier.flush(LONG);
+        progress.is_flushing.store(false, Ordering::Release);
+        flushed.expect("it is uploaded once the server is back");
+        progress.acknowledged.store(end, Ordering::Release);
+    }
+}
+
+/// Kills the server some milliseconds after a flush, and starts it again. Returns whether a flush was under way: it had
+/// begun before the kill, and had not ended when requests failed.
+fn kill(server: &mut dyn Server, tier: &RemoteTier, progress: &Progress, pause: u64) -> bool {
+    let acknowledged = || progress.acknowledged.load(Ordering::Acquire);
+    let is_flushing = || progress.is_flushing.load(Ordering::Acquire);
+    let broken = || tier.stats().requests.errors(ObjectErrorKind::Other);
+    let before = acknowledged();
+    assert!(eventually(LONG, || acknowledged() > before));
+    thread::sleep(Duration::from_millis(pause));
+    assert!(eventually(LONG, is_flushing));
+    // In this order: the flush is the next one, or one after it.
+    let (flushed, errors) = (acknowledged(), broken());
+    let has_begun = is_flushing();
+    server.kill();
+    let has_failed = eventually(Duration::from_secs(30), || broken() > errors);
+    let has_not_ended = acknowledged() == flushed;
+    server.restart().expect("it starts again");
+    has_begun && has_failed && has_not_ended
 }
 
 /// Another machine finds so many rows, and each is right.
