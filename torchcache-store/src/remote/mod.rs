@@ -21,7 +21,8 @@
 //! it reads `latest`, and only if that has changed it lists the names from 15 minutes before the newest on. The
 //! interval is 30 s at first and doubles to 5 min while no row is found that was missing. Everything is listed at
 //! the start, every hour, after an object was found to be gone, and when the hint changed and the listing shows
-//! nothing: then its writer's clock is behind, or segments were removed. The last is done at most every 5 min.
+//! nothing: then its writer's clock is behind, or segments were removed. The last is done at most every 5 min. So it is
+//! before an upload if the remote has rows of it in more than 64 segments.
 //! Footers are kept on the local disk, so that opening a cache again costs one listing. The index has the rows of
 //! the newest segments, as many as [`RemoteConfig::max_rows`] allows. Of several copies of a row, the newest is
 //! read.

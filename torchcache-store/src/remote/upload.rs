@@ -314,7 +314,8 @@ impl Uploads {
             // The name is unique, so it was put by an earlier attempt whose reply was lost.
             Err(error) if error.kind == ObjectErrorKind::AlreadyExists => {}
             Err(error) => {
-                turn.prepared = Some(prepared);
+                // Until the next attempt, the remote may lose the rows that it had.
+                turn.prepared = Some(prepared).filter(|it| it.batch.present == 0);
                 return Err(error);
             }
             Ok(()) => {}
@@ -345,18 +346,22 @@ impl Uploads {
             catalog,
             source,
         } = remotes;
-        match catalog.refresh(until) {
+        let may_read = match catalog.refresh(until) {
             // Credentials that only write put what others may have put.
-            Err(error) if error.kind == ObjectErrorKind::Denied => {}
-            refreshed => refreshed?,
-        }
+            Err(error) if error.kind == ObjectErrorKind::Denied => false,
+            refreshed => refreshed.map(|()| true)?,
+        };
         let (mut batch, rows) = self.backlog().next_batch();
         let mut keys: Vec<Key> = rows.iter().map(|row| row.key).collect();
         let pushed: HashMap<Key, PendingRow> = rows.into_iter().map(|row| (row.key, row)).collect();
-        // Before the records are read: what is superseded later is another copy.
+        let present = match may_read {
+            true => catalog.present(&keys, until)?,
+            false => HashSet::new(),
+        };
+        // After all requests, which take time and may find newer segments, and before the records are read: what is superseded
+        // later is another copy.
         let supersessions = catalog.rows.supersessions();
         let (superseded, newest) = catalog.rows.superseded(&keys);
-        let present = catalog.present(&keys, until)?;
         let mut left = HashSet::new();
         keys.retain(|key| !present.contains(key) && left.insert(*key));
         let memory = |error: std::io::Error| ObjectError::new(ObjectErrorKind::Other, error);

@@ -50,7 +50,7 @@ impl Warning {
                  uploads fail, or whether the network is too slow for what is computed"
             }
             Warning::IndexFull => {
-                "the remote has more rows than a process knows; the oldest are computed and uploaded again; remove some with \
+                "the remote has more rows than the index holds; the oldest are computed and uploaded again; remove some with \
                  `torchcache prune`, or give each part of the data its own `version`"
             }
         }

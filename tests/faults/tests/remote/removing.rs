@@ -102,6 +102,37 @@ fn rows_are_put_where_it_cannot_be_seen_that_they_are_there() {
 }
 
 #[test]
+fn an_upload_that_failed_looks_again_for_rows_that_were_there() {
+    let bucket = bucket();
+    let writer = with_old_rows(&bucket);
+    writer.compute(0..10, 300);
+    writer.compute(20..30, 300);
+    writer.fail(
+        &[Request::PutNew],
+        ObjectFault::Error(ObjectErrorKind::Other),
+    );
+    writer.flush().expect_err("nothing can be put");
+    bucket.take(&bucket.objects(SEGMENTS)[0].0);
+    writer.heal();
+    bucket.clock().sleep(DAY);
+    writer.flush().expect("it is uploaded");
+    let reader = Machine::new(&bucket);
+    reader.work(1);
+    assert_eq!(reader.count(0..30), 30);
+}
+
+#[test]
+fn write_only_credentials_do_not_ask_for_rows_that_were_there() {
+    let bucket = bucket();
+    let writer = with_old_rows(&bucket);
+    let denied = ObjectFault::Error(ObjectErrorKind::Denied);
+    writer.fail(&[Request::List, Request::Get, Request::Read], denied);
+    writer.objects.take_log();
+    writer.put(0..10, 300);
+    assert_eq!(writer.objects.take_log().ranges, []);
+}
+
+#[test]
 fn cleared_rows_are_put_again_by_those_that_knew_them() {
     let bucket = bucket();
     let writer = with_old_rows(&bucket);

@@ -327,6 +327,28 @@ fn rows_that_are_removed_before_their_upload_are_no_loss() {
 }
 
 #[test]
+fn rows_that_are_removed_while_an_upload_looks_for_others_are_no_loss() {
+    let bucket = bucket();
+    let here = Host::new(&bucket);
+    here.compute(0..10, LEN);
+    here.flush().expect("it is uploaded");
+    // Whether the remote still has the first ten is asked before the others are uploaded.
+    here.compute(0..20, LEN);
+    let (store, tier) = (here.store.clone(), here.tier.clone());
+    here.objects.set_faults(move |request| {
+        if request == Request::Read {
+            store.remove(&keys(10..14)).expect("they are removed");
+            tier.supersede(&keys(10..14));
+        }
+        None
+    });
+    here.flush().expect("nothing is lost");
+    here.heal();
+    let uploads = here.stats().uploads;
+    assert_eq!((uploads.present, uploads.removed), (10, 4));
+}
+
+#[test]
 fn a_machine_that_is_offline_computes_and_uploads_later() {
     let bucket = bucket();
     let here = Host::new(&bucket);
