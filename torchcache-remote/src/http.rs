@@ -57,8 +57,8 @@ impl HttpService for Checked {
         let bytes = read_at_most(limit, body).await?;
         let text = String::from_utf8_lossy(&bytes);
         let refusal = match (status, begun) {
-            // Requests for credentials: their clients decide by the status.
-            (401 | 403, None) => None,
+            // Requests for credentials, and single removals: their clients decide by the status.
+            (401 | 403, None) if !is_batch => None,
             (200, _) if is_listing && !is_listing_text(&text) => Some(refusal_of_listing(&text)),
             _ if is_batch => refusal_of(status_of_batch(&text).unwrap_or(status), &text),
             _ => refusal_of(status, &text),

@@ -36,15 +36,17 @@ fn azure_denies_a_removal_in_the_answer_to_a_batch() {
     ]
     .map(|(name, value)| (name.to_owned(), value));
     let it = torchcache_remote::open_with("az://container/a", variables).unwrap();
+    let answered = |response| {
+        proxy.set_fault(Fault::Answer(response));
+        remove(&*it.store, &["a/b"], soon())
+    };
     let removed = |status: &str, code: &str| {
         let body = format!(
             "--batch_1\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\nHTTP/1.1 {status}\r\n\
              x-ms-error-code: {code}\r\n\r\n\r\n--batch_1--\r\n"
         );
         let content_type = "multipart/mixed; boundary=batch_1";
-        let response = Response::new(202, content_type, body.into_bytes());
-        proxy.set_fault(Fault::Answer(response));
-        remove(&*it.store, &["a/b"], soon())
+        answered(Response::new(202, content_type, body.into_bytes()))
     };
     assert_eq!(removed("202 Accepted", ""), Ok(()));
     assert_eq!(removed("404 Not there", "BlobNotFound"), Ok(()));
@@ -54,4 +56,10 @@ fn azure_denies_a_removal_in_the_answer_to_a_batch() {
     assert_eq!(busy, Err(ObjectErrorKind::Throttled));
     let broken = removed("500 Broken", "InternalError");
     assert_eq!(broken, Err(ObjectErrorKind::Other));
+    // The batch as a whole.
+    for status in [401, 403] {
+        let body = "<Error><Code>AuthorizationFailure</Code><Message>Why</Message></Error>";
+        let refused = Response::new(status, "application/xml", body.into());
+        assert_eq!(answered(refused), Err(ObjectErrorKind::Denied), "{status}");
+    }
 }
