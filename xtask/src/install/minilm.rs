@@ -33,8 +33,6 @@ const FILES: [&str; 4] = [
 /// The model's folder: the one that `TORCHCACHE_MINILM` names, else ours, filled if it is missing.
 pub(crate) fn folder(root: &Path) -> Result<PathBuf> {
     if let Some(named) = super::named(VARIABLE) {
-        // Tests run in the folder of their package.
-        let named = std::path::absolute(named).context("cannot find the current folder")?;
         if let Some(file) = missing(&named) {
             bail!(
                 "{VARIABLE}={} has no {file}; unset it to have the model installed in target/minilm/",

@@ -30,7 +30,8 @@ const REQUIREMENTS: [&str; 5] = [
 
 /// Sets the variables by which tests find the packages, which are installed if they are missing.
 pub(crate) fn prepare(root: &Path, sh: &Shell) -> Result<()> {
-    if super::named(INTERPRETER).is_some() {
+    if let Some(named) = super::named(INTERPRETER) {
+        sh.set_var(INTERPRETER, named);
         return Ok(());
     }
     let python = python::with_pip().with_context(|| {

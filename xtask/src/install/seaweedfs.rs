@@ -17,7 +17,8 @@ const VERSION: &str = "4.48";
 
 /// Sets the variable by which tests find the program, which is installed if it is missing.
 pub(crate) fn prepare(root: &Path, sh: &Shell) -> Result<()> {
-    if super::named(VARIABLE).is_some() {
+    if let Some(named) = super::named(VARIABLE) {
+        sh.set_var(VARIABLE, named);
         return Ok(());
     }
     let python = python::with_pip()
