@@ -10,7 +10,7 @@ use crate::commands::{clone, servers};
 use crate::install::{libtorch, minilm, readback, seaweedfs};
 use crate::mirror;
 use crate::release::Release;
-use crate::shell;
+use crate::shell::{self, Reported};
 
 /// The usual tests, `all` of them, or those that `args` name, wherever they belong.
 pub(crate) fn run(
@@ -35,16 +35,30 @@ pub(crate) fn run(
         shell::run(cmd!(sh, "cargo test --workspace --doc"))?;
     }
     let mut not_run = Vec::new();
+    let mut others = Vec::new();
     if all && release.is_default() {
-        print!("{}", interleavings(&sh, None)?);
+        let printed = interleavings(&sh, None).map(|output| print!("{output}"));
+        others.push(("the interleavings", printed));
         if args.is_empty() {
-            not_run = servers::run(root)?;
-            clone::check(root, &libtorch, &sh)?;
+            let servers = servers::run(root).map(|lines| not_run = lines);
+            others.push(("the tests on other servers", servers));
+            others.push(("the clone", clone::check(root, &libtorch, &sh)));
         }
     }
     let tested = run_tests(&sh, all, args);
     servers::report(&not_run);
-    tested
+    first_error(tested, others)
+}
+
+/// Prints what else failed, after the tests' summary. The error of the tests is the first.
+fn first_error(tested: Result<()>, others: Vec<(&str, Result<()>)>) -> Result<()> {
+    let failed = others
+        .into_iter()
+        .filter_map(|(name, it)| Some((name, it.err()?)));
+    failed.fold(tested, |first, (name, error)| {
+        eprintln!("FAILED: {name}: {error:#}");
+        first.and(Err(Reported.into()))
+    })
 }
 
 fn run_tests(sh: &Shell, all: bool, args: &[OsString]) -> Result<()> {
@@ -100,4 +114,22 @@ pub(crate) fn interleavings(sh: &Shell, tries: Option<u32>) -> Result<String> {
         "cargo test {profile...} {target...} {folder...} -- --nocapture"
     );
     shell::read_tests(test)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_run_fails_if_anything_failed() {
+        let servers = |result| vec![("servers", result), ("clone", Ok(()))];
+        assert!(first_error(Ok(()), servers(Ok(()))).is_ok());
+        let error = first_error(Ok(()), servers(Err(anyhow!("no network")))).unwrap_err();
+        assert!(error.is::<Reported>(), "it is printed");
+        let tested = Err(anyhow!("no nextest"));
+        let error = first_error(tested, servers(Err(anyhow!("no network")))).unwrap_err();
+        assert_eq!(error.to_string(), "no nextest");
+    }
 }
