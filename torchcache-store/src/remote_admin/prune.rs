@@ -20,7 +20,9 @@ use crate::size::sum;
 /// The trailers of so many segments are requested together.
 const CLAIMS_AT_ONCE: usize = 64;
 
-/// A read mark that says nothing any more is removed so long after it was put: until then its machine may put it again.
+/// A read mark that says nothing of any segment is removed so long after it was put. Until then it says when the cache
+/// was read, though what was read may have been joined since. A machine that goes on reading puts its next mark within
+/// about a day.
 const MARK_AGE: Duration = Duration::from_secs(2 * 86_400);
 
 /// What [`RemotePrunePlan`] keeps.
