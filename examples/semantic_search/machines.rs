@@ -24,6 +24,9 @@ use crate::tokens::Batch;
 /// How long after a request the answer begins. A bucket in the region of its reader takes about as long for the first byte.
 const LATENCY: Duration = Duration::from_millis(30);
 
+/// How many batches are read ahead: what is done with one takes less time than its answer.
+const BATCHES_AHEAD: usize = 4;
+
 /// How long a machine tries to upload what it computed.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -77,10 +80,17 @@ pub(crate) fn run_as_machine(args: &Args, work: Work) -> Result<()> {
     let embeddings = embedder.embed_batches(&passes::texts(entries), |batches, number| {
         let Batch { ids, mask, .. } = &batches[number];
         let embedded = embedder.encoder.forward(ids, mask);
-        if work == Work::HeadAndReadAhead
-            && let Some(next) = batches.get(number + 1)
-        {
-            cache.read_ahead(|| embedder.encoder.forward(&next.ids, &next.mask))?;
+        if work == Work::HeadAndReadAhead {
+            // All of them at first, then one more each time.
+            let first = if number == 0 {
+                1
+            } else {
+                number + BATCHES_AHEAD
+            };
+            let end = batches.len().min(number + BATCHES_AHEAD + 1);
+            for next in batches.get(first..end).unwrap_or_default() {
+                cache.read_ahead(|| embedder.encoder.forward(&next.ids, &next.mask))?;
+            }
         }
         if work != Work::None {
             head.train(&embedded);
