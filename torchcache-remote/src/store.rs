@@ -111,6 +111,10 @@ impl RemoteStore {
     ) where
         F: Future<Output = Result<T, ObjectError>> + Send + 'static,
     {
+        if Instant::now() >= deadline {
+            let not_made = || Err(ObjectErrorKind::NotMade.into());
+            return (0..jobs.len()).for_each(|n| done(n, not_made()));
+        }
         // Of those that were made.
         let all: Arc<[OnceLock<Begun>]> = jobs.iter().map(|_| OnceLock::new()).collect();
         let mut left: Vec<usize> = (0..jobs.len()).collect();
