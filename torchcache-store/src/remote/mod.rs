@@ -286,11 +286,6 @@ impl Remote {
         ok
     }
 
-    /// Whether [`take_wanted`](Self::take_wanted) has one.
-    pub fn wants_segments(&self) -> bool {
-        !self.wanted.is_empty()
-    }
-
     /// A segment of which calls read much. Each is returned once.
     pub fn take_wanted(&self) -> Option<WantedSegment> {
         self.wanted.take()

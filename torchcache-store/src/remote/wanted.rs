@@ -38,10 +38,6 @@ impl WantedSegments {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
     pub(super) fn take(&self) -> Option<WantedSegment> {
         self.lock().pop_front().map(WantedSegment)
     }

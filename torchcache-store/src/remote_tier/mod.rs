@@ -125,12 +125,7 @@ impl RemoteTier {
     /// The caller puts the rows into the store.
     pub fn read(&self, rows: &[RemoteRow], out: &mut [&mut [u8]], deadline: Instant) -> Vec<bool> {
         let _deferred = Deferred::new();
-        let tier = self.tier();
-        let read = tier.remote.read(rows, out, deadline);
-        if tier.remote.wants_segments() {
-            tier.uploader.wake();
-        }
-        read
+        self.tier().remote.read(rows, out, deadline)
     }
 
     /// Has rows uploaded that this process computed and put into the store: their keys, and the lengths of their values.
