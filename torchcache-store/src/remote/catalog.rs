@@ -196,7 +196,7 @@ impl RemoteCatalog {
     }
 
     /// Looks for new segments and reads their footers, until the deadline.
-    pub(super) fn refresh(&self, until: Instant) -> Result<(), ObjectError> {
+    fn refresh(&self, until: Instant) -> Result<(), ObjectError> {
         let scan = self.scan.take(&*self.client.clock, until);
         let mut scan = scan.ok_or(ObjectErrorKind::TimedOut)?;
         let mut missing = std::mem::take(&mut self.schedule().missing);
@@ -454,28 +454,25 @@ impl RemoteCatalog {
         }
     }
 
-    /// Those of the keys whose rows need not be put: the remote has them now, and none was seen to be damaged. Other machines
-    /// may have removed segments since they were listed, and have changed the hint for another reason as well.
+    /// Those of the keys whose rows need not be put: the remote has them now, and none was seen to be damaged. Looks for new
+    /// segments first. Other machines may have removed segments since they were listed, and have changed the hint for
+    /// another reason as well.
     pub(super) fn present(
         &self,
         keys: &[Key],
         until: Instant,
     ) -> Result<HashSet<Key>, ObjectError> {
+        self.refresh(until)?;
         let mut present = self.rows.present(keys);
         let segments = present.values().map(|it| (it.id, it.clone()));
         let segments: Vec<_> = segments.collect::<HashMap<_, _>>().into_values().collect();
-        let exist = match segments.len() {
+        match segments.len() {
             0 => return Ok(HashSet::new()),
-            1..=MOST_PROBED => self.probe_segments(&segments, until),
+            1..=MOST_PROBED => self.probe_segments(&segments, until)?,
             _ => {
                 self.schedule().is_full_wanted = true;
-                self.refresh(until)
+                self.refresh(until)?;
             }
-        };
-        match exist {
-            // Credentials that only write put what others may have put.
-            Err(error) if error.kind == ObjectErrorKind::Denied => return Ok(HashSet::new()),
-            exist => exist?,
         }
         let live = self.rows.names();
         present.retain(|_, segment| live.contains(&segment.name));

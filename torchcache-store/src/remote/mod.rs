@@ -20,9 +20,9 @@
 //! A call never lists and never reads footers. [`Remote::work`] does, in the background, after a row was missing:
 //! it reads `latest`, and only if that has changed it lists the names from 15 minutes before the newest on. The
 //! interval is 30 s at first and doubles to 5 min while no row is found that was missing. Everything is listed at
-//! the start, every hour, after an object was found to be gone, and when the hint changed and the listing shows
-//! nothing: then its writer's clock is behind, or segments were removed. The last is done at most every 5 min. So it is
-//! before an upload if the remote has rows of it in more than 64 segments.
+//! the start, every hour, after an object was found to be gone, before an upload if the remote has rows of it in
+//! more than 64 segments, and when the hint changed and the listing shows nothing: then its writer's clock is
+//! behind, or segments were removed. The last is done at most every 5 min.
 //! Footers are kept on the local disk, so that opening a cache again costs one listing. The index has the rows of
 //! the newest segments, as many as [`RemoteConfig::max_rows`] allows. Of several copies of a row, the newest is
 //! read.
@@ -43,8 +43,8 @@
 //! hint may have changed for another reason, or not yet. The records of the others are copied as they are stored,
 //! and put as one object; then `latest` is changed, at most every 5 s, and once more when the process or the tier
 //! ends. The delay is 30 s and doubles to 16 min while objects are below 16 MiB, and stays below 32 MiB. After a
-//! failure the same object is put again, under the same name, after 5 s to 5 min. The backlog is bounded, and rows
-//! that are dropped are counted.
+//! failure the same object is put again, under the same name, after 5 s to 5 min; it is made again if rows were left
+//! out that the remote had. The backlog is bounded, and rows that are dropped are counted.
 //!
 //! # Faults
 //!

@@ -346,17 +346,13 @@ impl Uploads {
             catalog,
             source,
         } = remotes;
-        let may_read = match catalog.refresh(until) {
-            // Credentials that only write put what others may have put.
-            Err(error) if error.kind == ObjectErrorKind::Denied => false,
-            refreshed => refreshed.map(|()| true)?,
-        };
         let (mut batch, rows) = self.backlog().next_batch();
         let mut keys: Vec<Key> = rows.iter().map(|row| row.key).collect();
         let pushed: HashMap<Key, PendingRow> = rows.into_iter().map(|row| (row.key, row)).collect();
-        let present = match may_read {
-            true => catalog.present(&keys, until)?,
-            false => HashSet::new(),
+        let present = match catalog.present(&keys, until) {
+            // Credentials that only write put what others may have put.
+            Err(error) if error.kind == ObjectErrorKind::Denied => HashSet::new(),
+            present => present?,
         };
         // After all requests, which take time and may find newer segments, and before the records are read: what is superseded
         // later is another copy.
