@@ -5,10 +5,10 @@ use std::thread;
 use std::time::Duration;
 
 use torchcache_faults::cases::{cases, eventually, seen};
-use torchcache_faults::rows::{batch, keys, value};
+use torchcache_faults::rows::{batch, expect_all, fill_from_remote, keys};
 use torchcache_servers::{Server, WRITER};
 use torchcache_store::Store;
-use torchcache_store::remote::{ObjectErrorKind, RemoteRow};
+use torchcache_store::remote::ObjectErrorKind;
 use torchcache_store::remote_tier::RemoteTier;
 
 use crate::support::{location, machine, server, soon};
@@ -106,16 +106,12 @@ fn kill(server: &mut dyn Server, tier: &RemoteTier, progress: &Progress, pause: 
 
 /// Another machine finds so many rows, and each is right.
 #[track_caller]
-fn all_are_right((_, tier): &(Store, RemoteTier), count: u64) {
-    let keys = keys(0..count);
-    for keys in keys.chunks(500) {
-        let rows: Vec<RemoteRow> = tier.locate(keys, soon()).into_iter().flatten().collect();
-        assert_eq!(rows.len(), keys.len(), "acknowledged rows are found");
-        let mut values = vec![vec![0; LEN]; rows.len()];
-        let mut out: Vec<&mut [u8]> = values.iter_mut().map(Vec::as_mut_slice).collect();
-        assert!(tier.read(&rows, &mut out, soon()).into_iter().all(|it| it));
-        for (key, bytes) in keys.iter().zip(&values) {
-            assert!(*bytes == value(key, LEN), "a wrong row");
-        }
+fn all_are_right((store, tier): &(Store, RemoteTier), count: u64) {
+    for first in (0..count).step_by(500) {
+        let numbers = first..count.min(first + 500);
+        fill_from_remote((store, tier), numbers.clone(), LEN, soon());
+        expect_all(store, numbers, LEN);
     }
+    let stats = tier.stats();
+    assert_eq!((stats.corrupt, stats.unread), (0, 0), "{stats:?}");
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use torchcache_remote::RemoteLocation;
 use torchcache_servers::{SeaweedFs, Server, variables};
-use torchcache_store::remote::{ObjectErrorKind, ObjectStore, RangeRead, RemoteMode};
+use torchcache_store::remote::{ObjectError, ObjectErrorKind, ObjectStore, RangeRead, RemoteMode};
 use torchcache_store::remote_tier::{RemoteTier, RemoteTierConfig};
 use torchcache_store::{Config, Store};
 
@@ -70,13 +70,7 @@ pub(crate) fn read(
         range: range.clone(),
     };
     let reads: Vec<_> = reads.iter().map(range_read).collect();
-    let mut results: Vec<_> = reads.iter().map(|_| None).collect();
-    store.read(&reads, deadline, &mut |n, result| {
-        let result = result.map_err(|error| error.kind);
-        assert!(results[n].replace(result).is_none(), "read {n} ended twice");
-    });
-    let results = results.into_iter();
-    results.map(|it| it.expect("every read ends")).collect()
+    each_once(reads.len(), |done| store.read(&reads, deadline, done))
 }
 
 /// Removes objects: the first error, if one fails.
@@ -86,18 +80,20 @@ pub(crate) fn remove(
     deadline: Instant,
 ) -> Result<(), ObjectErrorKind> {
     let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
-    let mut results: Vec<_> = keys.iter().map(|_| None).collect();
-    store.remove(&keys, deadline, &mut |n, result| {
+    let results = each_once(keys.len(), |done| store.remove(&keys, deadline, done));
+    results.into_iter().collect()
+}
+
+/// The results of so many requests, in their order. Each ends once.
+fn each_once<T>(
+    count: usize,
+    request: impl FnOnce(&mut dyn FnMut(usize, Result<T, ObjectError>)),
+) -> Vec<Result<T, ObjectErrorKind>> {
+    let mut results: Vec<_> = (0..count).map(|_| None).collect();
+    request(&mut |n, result| {
         let result = result.map_err(|error| error.kind);
-        assert!(
-            results[n].replace(result).is_none(),
-            "removal {n} ended twice"
-        );
+        assert!(results[n].replace(result).is_none(), "{n} ended twice");
     });
     let results = results.into_iter();
-    let results: Vec<_> = results.map(|it| it.expect("each ends")).collect();
-    results
-        .into_iter()
-        .collect::<Result<Vec<()>, _>>()
-        .map(drop)
+    results.map(|it| it.expect("each ends")).collect()
 }
